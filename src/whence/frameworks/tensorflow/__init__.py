@@ -1,0 +1,5 @@
+"""TensorFlow and Keras."""
+
+from .framework import TensorFlow
+
+__all__ = ["TensorFlow"]

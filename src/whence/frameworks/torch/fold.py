@@ -1,0 +1,170 @@
+"""Fold an affine op into the convolution or dense op before it: batch-norm at inference.
+
+Relevance rules then see the one affine map that the pair is. The tape changes, the model does not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ...ops import Op
+from ...tape import Node, Tape, Value
+from .nodes import affine, bias_shape
+
+__all__ = ["folded"]
+
+
+def folded(tape: Tape, keep: Sequence[Value] = ()) -> Tape:
+    """The same tape with every AFFINE joined to the CONV, DENSE or AFFINE that alone feeds it.
+
+    keep: values that must stay.
+    """
+    uses = Counter(id(v) for node in tape.nodes for v in node.into)
+    uses.update(id(v) for v in tape.outputs.values() if isinstance(v, Value))
+    uses.update(id(v) for v in keep)
+    kept: list[Node] = []
+    for node in tape.nodes:
+        before = node.into[0].node if node.kind is Op.AFFINE and node.into else None
+        if before is not None and uses[id(node.into[0])] == 1 and _joins(before, node):
+            kept.remove(before)
+            kept.append(_joined(before, node))
+        else:
+            kept.append(node)
+    for index, node in enumerate(kept):
+        node.index = index
+    tape.nodes[:] = kept
+    return tape
+
+
+def _joins(first: Node, second: Node) -> bool:
+    """Whether the second op only rescales and shifts the first op's channels."""
+    if first.out[0].shape != second.out[0].shape or first.out[0].dtype != second.out[0].dtype:
+        return False
+    if first.kind is Op.AFFINE:
+        return True
+    if first.kind not in (Op.CONV, Op.DENSE) or "weight" not in first.params:
+        return False
+    if first.kind is Op.DENSE and first.op not in ("linear", "addmm"):
+        return False
+    if "alpha" in first.attrs and first.attrs["alpha"] != 1:
+        return False
+    rank = len(first.out[0].shape)
+    axis = first.attrs.get("channel_axis", rank - 1)
+    return all(_along(p, axis, rank) for p in second.params.values())
+
+
+def _along(constant: Any, axis: int, rank: int) -> bool:
+    """Whether a constant varies along one axis only."""
+    if not isinstance(constant, torch.Tensor):
+        return True
+    shape = (1,) * (rank - constant.dim()) + tuple(constant.shape)
+    return all(size == 1 or place == axis for place, size in enumerate(shape))
+
+
+def _joined(first: Node, second: Node) -> Node:
+    pull_first, pull_second = first._pull, second._pull
+    scale, shift = second.params.get("scale"), second.params.get("shift")
+    if first.kind is Op.AFFINE:
+        params = _composed(first.params, scale, shift)
+        attrs = {**first.attrs, **second.attrs} | ({"offset": params["shift"]} if "shift" in params else {})
+    else:
+        params = Folded(first, scale, shift)
+        attrs = {**first.attrs, "offset": lambda: _offset(params, first)}
+        if first.attrs.get("offset") is None and shift is None:
+            attrs.pop("offset")
+
+    def pull(cotangent: Any) -> tuple[Any, ...]:
+        return pull_first(*pull_second(cotangent))  # type: ignore[misc]
+
+    def call(x: Any, **changed: Any) -> Any:
+        if first.kind is Op.AFFINE:
+            return affine(x, {**params, **changed})
+        if not changed:
+            return affine(first_call(x), second.params)
+        return first_call(x, **{**{k: params[k] for k in params}, **changed})
+
+    first_call = first._call
+    if first_call is None:
+        raise RuntimeError("a node that was released cannot be folded")
+    node = Node(
+        first.kind, f"{first.op}+{second.op}", first.layer, first.into, second.out,
+        params=params, attrs=attrs, xp=first.xp, _pull=pull, _call=call, _free=first._free,
+    )  # fmt: skip
+    for value in second.out:
+        value.node = node
+    return node
+
+
+def _composed(params: Mapping[str, Any], scale: Any, shift: Any) -> dict[str, Any]:
+    """(x * a + b) * scale + shift, as one scale and shift; absent ones stay absent."""
+    out = dict(params)
+    if scale is not None:
+        out = {k: v * scale for k, v in out.items()}
+        out.setdefault("scale", scale)
+    if shift is not None:
+        out["shift"] = out["shift"] + shift if "shift" in out else shift
+    return out
+
+
+class Folded(Mapping[str, Any]):
+    """Weight and bias of the pair, computed when a rule first asks."""
+
+    def __init__(self, first: Node, scale: Any, shift: Any) -> None:
+        self._first, self._scale, self._shift = first, scale, shift
+        self._made: dict[str, Any] = {}
+        has_bias = "bias" in first.params or shift is not None
+        self._names = ("weight", "bias") if has_bias else ("weight",)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._made:
+            with torch.no_grad():
+                self._made[name] = self._weight() if name == "weight" else self._bias()
+        return self._made[name]
+
+    def _weight(self) -> torch.Tensor:
+        weight = self._first.params["weight"].detach()
+        if self._scale is None:
+            return weight
+        scale = self._scale
+        if not isinstance(scale, torch.Tensor) or scale.numel() == 1:
+            return weight * (scale.reshape(()) if isinstance(scale, torch.Tensor) else scale)
+        flat = scale.reshape(-1)
+        if self._first.op == "addmm":
+            return weight * flat
+        if self._first.attrs.get("transposed"):
+            groups = int(self._first.attrs["groups"])
+            per_group = flat.reshape(groups, 1, -1)
+            shape = weight.shape
+            grouped = weight.reshape(groups, shape[0] // groups, shape[1], -1)
+            return (grouped * per_group[..., None]).reshape(shape)
+        return weight * flat.reshape((-1,) + (1,) * (weight.dim() - 1))
+
+    def _bias(self) -> torch.Tensor:
+        weight = self._first.params["weight"]
+        bias = self._first.params.get("bias")
+        total: Any = 0.0 if bias is None else bias.detach()
+        for part, combine in ((self._scale, torch.mul), (self._shift, torch.add)):
+            if part is not None:
+                flat = part.detach().reshape(-1) if isinstance(part, torch.Tensor) else part
+                flat = flat.reshape(()) if isinstance(flat, torch.Tensor) and flat.numel() == 1 else flat
+                total = combine(torch.as_tensor(total, dtype=weight.dtype, device=weight.device), flat)
+        if total.dim() == 0:
+            total = total.expand(self._first.out[0].shape[self._first.attrs.get("channel_axis", -1)])
+        return total
+
+
+def _offset(params: Mapping[str, Any], first: Node) -> Any:
+    bias = params.get("bias")
+    return None if bias is None else bias.reshape(bias_shape(first.kind, first.attrs, bias))

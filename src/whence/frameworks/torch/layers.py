@@ -1,0 +1,88 @@
+"""Which layer is running: a path for every operation, and what came out of every layer.
+
+Uses PyTorch's hooks for all modules at once, registered for the length of one recording and taken
+away in ``finally``; no module is touched.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as hooks
+from torch.utils._pytree import tree_flatten
+
+from ...tape import LayerRecord, Value
+from .guard import modules_of
+from .recorder import Recorder
+
+__all__ = ["following"]
+
+
+class _Follower:
+    def __init__(self, model: object, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.names = {}
+        for name, module in modules_of(model):
+            self.names.setdefault(id(module), name)
+        self.thread = threading.get_ident()
+        self.stack: list[str] = []
+        self.records: dict[str, list[LayerRecord]] = {}
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        if threading.get_ident() != self.thread:
+            return
+        self.stack.append(self.recorder.layer)
+        name = self.names.get(id(module))
+        if name is None:  # made during the call, or out of sight: its children are named under it
+            name = type(module).__name__.lower()
+            name = f"{self.recorder.layer}.{name}" if self.recorder.layer else name
+            self.names[id(module)] = name
+            for path, child in module.named_modules():
+                self.names.setdefault(id(child), f"{name}.{path}" if path else name)
+        self.recorder.layer = name
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() != self.thread:
+            return
+        name = self.recorder.layer
+        values = tuple(self._values(output))
+        if values and name:
+            count = sum(p.numel() for p in module.parameters())
+            record = LayerRecord(name, type(module).__name__, values, count)
+            self.records.setdefault(name, []).append(record)
+        if self.stack:
+            self.recorder.layer = self.stack.pop()
+
+    def _values(self, output: Any) -> Iterator[Value]:
+        for item in flattened(output):
+            if isinstance(item, torch.Tensor):
+                track = self.recorder.track_of(item)
+                if track is not None and track.value is not None:
+                    yield track.value
+
+
+def flattened(output: Any) -> list[Any]:
+    """The leaves of a tuple, list, dict or dataclass."""
+    if hasattr(output, "to_tuple"):  # the outputs of Hugging Face models
+        output = output.to_tuple()
+    elif hasattr(output, "__dataclass_fields__"):
+        output = [getattr(output, name) for name in output.__dataclass_fields__]
+    return list(tree_flatten(output)[0])
+
+
+@contextmanager
+def following(model: object, recorder: Recorder) -> Iterator[dict[str, list[LayerRecord]]]:
+    """Keep ``recorder.layer`` true while the model runs; yields the records by layer name."""
+    follower = _Follower(model, recorder)
+    before = hooks.register_module_forward_pre_hook(follower.enter)
+    after = hooks.register_module_forward_hook(follower.leave, always_call=True)
+    try:
+        yield follower.records
+    finally:
+        before.remove()
+        after.remove()

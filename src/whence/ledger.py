@@ -1,0 +1,148 @@
+"""The books of a relevance walk: what came into each operation, what went on, what was absorbed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .errors import MissingFramework
+
+__all__ = ["Entry", "Ledger", "Leak"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One operation, or one layer's operations together. Amounts are per sample, (batch,), in units
+    of the explained output."""
+
+    index: int
+    layer: str
+    op: str
+    kind: str
+    rule: str
+    relevance_in: np.ndarray
+    relevance_out: np.ndarray
+    absorbed: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def unexplained(self) -> np.ndarray:
+        """In minus out minus absorbed: rounding, if the rule is right."""
+        return self.relevance_in - self.relevance_out - sum(self.absorbed.values(), np.zeros(()))
+
+
+@dataclass(frozen=True)
+class Leak:
+    """The operation that absorbed the largest share of the seed."""
+
+    entry: Entry
+    reason: str
+    share: float
+    """Part of the seed, as a positive fraction: the largest over the samples."""
+
+    def __str__(self) -> str:
+        place = self.entry.layer or self.entry.op
+        return f"loses {self.share:.0%} at {place} ({self.entry.op}, {self.entry.rule}): {self.reason}"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Where relevance went, op by op, from the output back to the input.
+
+    ``rows`` run in the order of the walk, output first. What the seed held equals what arrived plus
+    all that was absorbed; ``balance`` says how exactly.
+    """
+
+    rows: Sequence[Entry]
+    seed: np.ndarray
+    """What the walk started with, (batch,)."""
+    total: np.ndarray
+    """What arrived where the attribution was read (at the inputs, embeddings or layer), (batch,)."""
+
+    @property
+    def balance(self) -> np.ndarray:
+        """|seed - arrived - absorbed| over the larger of |seed| and the largest amount that any op
+        passed on, (batch,): zero but for rounding if every rule keeps its books."""
+        absorbed = sum((sum(r.absorbed.values(), np.zeros(())) for r in self.rows), np.zeros(()))
+        left = self.seed - self.total - absorbed
+        scale = np.abs(self.seed)
+        for row in self.rows:
+            scale = np.maximum(scale, np.abs(row.relevance_in))
+        return np.abs(left) / np.maximum(scale, np.finfo(np.float32).tiny)
+
+    def absorbed(self) -> dict[str, np.ndarray]:
+        """By reason, summed over all operations, (batch,) each."""
+        found: dict[str, np.ndarray] = {}
+        for row in self.rows:
+            for reason, amount in row.absorbed.items():
+                found[reason] = found.get(reason, np.zeros(())) + amount
+        return found
+
+    def by_layer(self) -> Ledger:
+        """The same books with one row a layer."""
+        merged: dict[str, list[Entry]] = {}
+        for row in self.rows:
+            merged.setdefault(row.layer, []).append(row)
+        return Ledger([_merge(layer, rows) for layer, rows in merged.items()], self.seed, self.total)
+
+    def worst(self) -> Leak | None:
+        """The operation and reason that absorbed most of the seed, None where nothing was absorbed."""
+        leaks = [
+            Leak(row, reason, float(np.max(np.abs(amount) / np.maximum(np.abs(self.seed), 1e-12))))
+            for row in self.rows
+            for reason, amount in row.absorbed.items()
+        ]
+        return max(leaks, key=lambda leak: leak.share, default=None)
+
+    def to_dicts(self, sample: int | None = None) -> list[dict[str, Any]]:
+        """One dict a row: index, layer, op, kind, rule, in, out and each reason; summed over the batch
+        unless a sample is named."""
+
+        def number(array: np.ndarray) -> float:
+            return float(np.sum(array) if sample is None else np.broadcast_to(array, self.seed.shape)[sample])
+
+        return [
+            {"index": r.index, "layer": r.layer, "op": r.op, "kind": r.kind, "rule": r.rule,
+             "in": number(r.relevance_in), "out": number(r.relevance_out),
+             **{reason: number(a) for reason, a in r.absorbed.items()}}
+            for r in self.rows
+        ]  # fmt: skip
+
+    def to_frame(self, sample: int | None = None) -> Any:
+        """The rows as a pandas DataFrame. Needs pandas."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingFramework("a data frame needs pandas: pip install pandas") from error
+        return pandas.DataFrame(self.to_dicts(sample)).fillna(0.0)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.rows)
+
+    def __str__(self) -> str:
+        head = f"{'layer':<28} {'op':<22} {'in':>11} {'out':>11}  absorbed"
+        lines = [head]
+        for row in self.to_dicts():
+            reasons = {k: v for k, v in row.items() if k not in ("index", "layer", "op", "kind", "rule", "in", "out")}
+            kept = ", ".join(f"{k} {v:.3g}" for k, v in reasons.items() if abs(v) > 1e-12)
+            lines.append(f"{row['layer'][:28]:<28} {row['op'][:22]:<22} {row['in']:>11.4g} {row['out']:>11.4g}  {kept}")
+        lines.append(f"seed {self.seed.sum():.6g}, arrived {self.total.sum():.6g}, balance {self.balance.max():.2g}")
+        return "\n".join(lines)
+
+
+def _merge(layer: str, rows: Sequence[Entry]) -> Entry:
+    absorbed: dict[str, np.ndarray] = {}
+    for row in rows:
+        for reason, amount in row.absorbed.items():
+            absorbed[reason] = absorbed.get(reason, np.zeros(())) + amount
+    rules = list(dict.fromkeys(r.rule for r in rows))
+    return Entry(
+        min(r.index for r in rows), layer, "+".join(dict.fromkeys(r.op for r in reversed(rows))),
+        "+".join(dict.fromkeys(r.kind for r in reversed(rows))), ", ".join(rules),
+        rows[0].relevance_in, rows[-1].relevance_out, absorbed,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The methods: each a frozen set of options that can be called on a model and an input."""

@@ -1,0 +1,98 @@
+"""What a method is, and what every explanation goes through.
+
+A method says how the attribution is got from the model; the rest (finding the framework, checking
+the input, resolving the target, packing the result) is the same for all and is in ``explain.py``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from ..arrays import Array
+from ..backward import Row
+from ..frameworks.base import Framework, Inputs
+from ..targets import Target
+
+__all__ = ["Found", "Job", "Method"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call to be explained, with everything resolved."""
+
+    framework: Framework
+    model: object
+    inputs: Inputs
+    target: Target
+    at: str | None
+    """The layer at which the attribution is read; None for the input."""
+    arguments: Mapping[str, Array]
+    """The target's arrays, in the framework's type."""
+    ledger: bool = True
+
+
+@dataclass
+class Found:
+    """What a method computed, in the framework's arrays."""
+
+    attribution: dict[str, Array | None]
+    """By input name; by embedding where the input is whole numbers; ``at`` for a layer."""
+    score: Array
+    """The explained number of each sample, (batch,)."""
+    index: Array | None
+    """The class of each sample, where the target is one."""
+    outputs: Array | None
+    """The model's output at the target's place, for the answer and its probability."""
+    reference: Array | None = None
+    """f(x0) of each sample, where the attribution should add up to f(x) - f(x0); 0 if None."""
+    rows: Sequence[Row] = ()
+    seed: Array | None = None
+    axes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    extras: dict[str, Any] | None = None
+    seconds: float = 0.0
+
+
+class Method(ABC):
+    """An attribution method: a frozen dataclass of its options.
+
+    Calling it on a model and an input explains; printing it gives the call that makes it.
+    """
+
+    name: ClassVar[str]
+    signed: ClassVar[bool] = True
+    reduce_by: ClassVar[str] = "sum"
+    """How heat maps bring channels together, unless the method has an option ``reduce``."""
+    complete: ClassVar[bool] = False
+    """Whether the attribution should add up to f(x) - f(x0), so that a gap is reported."""
+
+    def __call__(self, model: object, x: Any, *, target: Any = None, at: str | None = None) -> Any:
+        """Explain ``model`` at ``x``; the arguments are those of ``whence.explain``."""
+        from .explain import explain
+
+        return explain(model, x, self, target=target, at=at)
+
+    @classmethod
+    @abstractmethod
+    def run(cls, methods: Sequence[Any], job: Job) -> list[Found]:
+        """Compute several methods of one family at once, sharing what they can."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        given = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)  # type: ignore[arg-type]
+            if not _same(getattr(self, f.name), f.default)
+        ]
+        return f"whence.{type(self).__name__}({', '.join(given)})"
+
+
+def _same(a: object, b: object) -> bool:
+    return a is b or (type(a) is type(b) and not hasattr(a, "shape") and a == b)

@@ -1,0 +1,113 @@
+"""The catalogue: every method by name, what it answers, needs, promises and costs, and its paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..errors import OptionError, WhenceError, unknown
+from .base import Method
+from .gradients import Gradient, GradientTimesInput, Saliency, SensitivityAnalysis
+from .taylor import SimpleTaylor
+from .walks import LRP, Deconvolution, GuidedBackpropagation
+
+__all__ = ["CATALOGUE", "MethodRow", "MethodTable", "make", "methods"]
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One method, as ``whence.methods()`` shows it."""
+
+    name: str
+    make: type[Method]
+    question: str
+    needs: str
+    promises: str
+    cost: str
+    """In input gradients of the same model."""
+    paper: str
+    """Keys in docs/bibliography.bib."""
+    frameworks: tuple[str, ...] = ("torch", "tensorflow")
+
+
+class MethodTable(tuple[MethodRow, ...]):
+    """The methods; prints as a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        head = ("method", "question", "needs", "promises", "cost", "paper")
+        lines = [head] + [(r.name, r.question, r.needs, r.promises, r.cost, r.paper) for r in self]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        return "\n".join(
+            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+        )
+
+    __repr__ = __str__
+
+
+CATALOGUE: dict[str, MethodRow] = {
+    row.name: row
+    for row in (
+        MethodRow("gradient", Gradient, "which change would move the answer?", "a gradient", "exact df/dx",
+                  "1", "baehrens2010"),
+        MethodRow("saliency", Saliency, "what does the answer react to?", "a gradient", "|df/dx|", "1",
+                  "simonyan2013"),
+        MethodRow("sensitivity-analysis", SensitivityAnalysis, "what does the answer react to, squared?",
+                  "a gradient", "(df/dx)^2", "1", "montavon2018"),
+        MethodRow("gradient-x-input", GradientTimesInput, "what does each element contribute?", "a gradient",
+                  "adds up without biases", "1", "shrikumar2017, ancona2018"),
+        MethodRow("simple-taylor", SimpleTaylor, "what makes the answer differ from a root's?", "a gradient",
+                  "adds up to first order; remainder reported", "2, or 50 with a search", "montavon2018"),
+        MethodRow("deconvolution", Deconvolution, "which pattern excited the unit?", "rectifiers",
+                  "no sum; nearly the same for every class", "1", "zeiler2014"),
+        MethodRow("guided-backpropagation", GuidedBackpropagation, "which pattern excited the unit, sharply?",
+                  "rectifiers", "no sum; nearly the same for every class", "1", "springenberg2015"),
+        MethodRow("lrp", LRP, "where did the answer come from?", "a rule for every op",
+                  "adds up but for what the ledger lists", "1.2", "bach2015, achtibat2024"),
+    )
+}  # fmt: skip
+
+
+def methods() -> MethodTable:
+    """Every attribution method: its name, the question it answers, needs, promises, cost and paper.
+
+    Example:
+        >>> import whence
+        >>> whence.methods()[0].name
+        'gradient'
+    """
+    return MethodTable(CATALOGUE.values())
+
+
+def make(method: Any, options: Mapping[str, Any]) -> Method:
+    """A method object from its name and options, or the object itself.
+
+    Raises UnknownName for a name or option that is not known, OptionError for a wrong value.
+    """
+    if isinstance(method, Method):
+        if options:
+            raise OptionError(
+                f"options {sorted(options)} were given beside {method!r}; give them to the object itself"
+            )
+        return method
+    if isinstance(method, type) and issubclass(method, Method):
+        return _build(method, method.name, options)
+    name = "lrp" if method == "auto" else method
+    if not isinstance(name, str) or name not in CATALOGUE:
+        raise unknown("method", name, CATALOGUE, "whence.methods() lists them.")
+    return _build(CATALOGUE[name].make, name, options)
+
+
+def _build(kind: type[Method], name: str, options: Mapping[str, Any]) -> Method:
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of {name}", option, known)
+    try:
+        return kind(**options)
+    except WhenceError:
+        raise
+    except TypeError as error:
+        raise OptionError(f"{name}: {error}") from error

@@ -1,0 +1,161 @@
+"""Simple Taylor decomposition: the answer expanded to first order about a root point."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import frameworks
+from ..arrays import Array
+from ..errors import OptionError
+from ..targets import Classes
+from .base import Found, Job, Method
+from .gradients import native_gradient
+
+__all__ = ["SimpleTaylor"]
+
+Arrays = dict[str, Array]
+
+
+@dataclass(frozen=True, repr=False)
+class SimpleTaylor(Method):
+    """R = (x - root) * df/dx at the root: each element's first-order share of f(x) - f(root)
+    [montavon2018].
+
+    root: "zero", the origin of the input space, where the expansion of a piecewise linear network is
+    gradient x input (exact without biases); "nearest", the closest point with f = 0 on the line
+    through x along its own gradient, found by bisection; or an array that broadcasts to the input
+    (a dict or tuple of them for several inputs).
+    steps: bisections of the search, each a call of the model.
+    The remainder f(x) - f(root) - sum R is in ``extras["remainder"]``, the root in ``extras["root"]``.
+    Raises OptionError for another word or a root that does not fit.
+    """
+
+    name: ClassVar[str] = "simple-taylor"
+    complete: ClassVar[bool] = True
+
+    root: Any = "zero"
+    steps: int = 30
+
+    def __post_init__(self) -> None:
+        if isinstance(self.root, str) and self.root not in ("zero", "nearest"):
+            raise OptionError(f'root is "zero", "nearest" or an array; got {self.root!r}')
+        if self.steps < 1:
+            raise OptionError(f"steps, the bisections of the root search, must be at least 1; got {self.steps}")
+
+    @classmethod
+    def run(cls, methods: Sequence[SimpleTaylor], job: Job) -> list[Found]:
+        return [method._one(job) for method in methods]
+
+    def _one(self, job: Job) -> Found:
+        start = time.perf_counter()
+        if job.at is not None:
+            raise OptionError("simple-taylor expands about a root of the input; at= is not defined for it")
+        xp = job.framework.xp
+        here = native_gradient(job)
+        x = {k: job.inputs.arrays[k] for k, g in here.attribution.items() if g is not None and k in job.inputs.arrays}
+        notes: tuple[str, ...] = here.notes
+        if isinstance(self.root, str) and self.root == "zero":
+            # The limit of the expansion point towards the origin: the slope is the one at x.
+            root = {k: xp.zeros_like(v) for k, v in x.items()}
+            there, slope = native_gradient(_moved(job, root, here)), here
+        else:
+            if isinstance(self.root, str):
+                root, notes = self._search(job, here, x)
+            else:
+                root = self._given(job, x)
+            there = slope = native_gradient(_moved(job, root, here))
+        parts = {
+            k: (x[k] - root[k]) * slope.attribution[k] if k in x else None for k in here.attribution
+        }
+        total = sum(xp.sum(p, axis=tuple(range(1, len(xp.shape(p))))) for p in parts.values() if p is not None)
+        remainder = here.score - there.score - total
+        return replace(
+            here, attribution=parts, reference=there.score, notes=notes,
+            extras={"remainder": xp.to_numpy(remainder), "root": root if len(root) > 1 else next(iter(root.values()))},
+            seconds=time.perf_counter() - start,
+        )  # fmt: skip
+
+    def _given(self, job: Job, x: Arrays) -> Arrays:
+        """The caller's root, broadcast to the input."""
+        xp = job.framework.xp
+        if isinstance(self.root, (Mapping, tuple, list)):
+            given = frameworks.gather(job.framework, job.model, self.root).arrays
+        else:
+            given = dict.fromkeys(x, job.framework.convert(np.asarray(self.root) if isinstance(self.root, (int, float)) else self.root, job.model))
+        try:
+            return {k: xp.zeros_like(v) + xp.cast(given[k], xp.dtype(v)) for k, v in x.items() if _fits(xp, given[k], v)}
+        except KeyError as error:
+            raise OptionError(f"the root has no array for input {error}; it needs one for each of {list(x)}") from error
+
+    def _search(self, job: Job, here: Found, x: Arrays) -> tuple[Arrays, tuple[str, ...]]:
+        """The nearest root on x - t * gradient, t >= 0, per sample: double t until f <= 0, then bisect."""
+        xp = job.framework.xp
+        slope: Arrays = {k: here.attribution[k] for k in x}
+        norm = sum(xp.to_numpy(xp.sum(g * g, axis=tuple(range(1, len(xp.shape(g)))))) for g in slope.values())
+        score = np.asarray(xp.to_numpy(here.score), np.float64)
+        norm = np.asarray(norm, np.float64)
+        low, positive = np.zeros_like(score), score > 0
+        # A linear function has its root exactly one Newton step away.
+        high = np.where(positive & (norm > 0), score / np.maximum(norm, 1e-300), 0.0)
+
+        def at(t: np.ndarray) -> Arrays:
+            return {k: v - xp.cast(_column(xp, t, v), xp.dtype(v)) * slope[k] for k, v in x.items()}
+
+        def value(t: np.ndarray) -> np.ndarray:
+            return np.asarray(xp.to_numpy(_scored(job, at(t), here)), np.float64)
+
+        reached = ~positive
+        found = value(high)
+        for _ in range(20):
+            reached |= found <= 0
+            if reached.all():
+                break
+            low = np.where(reached, low, high)
+            high = np.where(reached, high, high * 2)
+            found = value(high)
+        reached |= found <= 0
+        for _ in range(self.steps):
+            middle = (low + high) / 2
+            below = value(middle) <= 0
+            high, low = np.where(below, middle, high), np.where(below, low, middle)
+        high = np.where(positive, high, 0.0)
+        missed = int((~reached).sum())
+        notes = here.notes
+        if missed:
+            notes += (f"no root on the gradient's line for {missed} sample(s); the farthest point tried was used",)
+        if (~positive).any():
+            notes += (f"f(x) <= 0 for {int((~positive).sum())} sample(s): x is its own root there, and R = 0",)
+        return at(high), notes
+
+
+def _fits(xp: Any, root: Array, x: Array) -> bool:
+    try:
+        np.broadcast_shapes(xp.shape(root), xp.shape(x))
+    except ValueError as error:
+        raise OptionError(f"the root has shape {xp.shape(root)}, the input {xp.shape(x)}: they do not fit") from error
+    if np.broadcast_shapes(xp.shape(root), xp.shape(x)) != tuple(xp.shape(x)):
+        raise OptionError(f"the root has shape {xp.shape(root)}, larger than the input's {xp.shape(x)}")
+    return True
+
+
+def _column(xp: Any, t: np.ndarray, like: Array) -> Array:
+    """One number a sample, shaped to multiply the input."""
+    return xp.asarray(t.reshape((-1,) + (1,) * (len(xp.shape(like)) - 1)), like=like)
+
+
+def _moved(job: Job, arrays: Arrays, here: Found) -> Job:
+    """The same call at another input, explaining the class that was chosen at x."""
+    target, arguments = job.target, dict(job.arguments)
+    if here.index is not None and not arguments:
+        target = Classes((0,), output=target.output)  # the index itself travels as an argument
+        arguments = {"target": here.index}
+    return replace(job, inputs=job.inputs.replaced(arrays), target=target, arguments=arguments)
+
+
+def _scored(job: Job, arrays: Arrays, here: Found) -> Array:
+    return native_gradient(_moved(job, arrays, here)).score

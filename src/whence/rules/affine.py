@@ -1,0 +1,66 @@
+"""Relevance rules for ops that are linear in each operand: dense, convolution, sums, averages.
+
+With x the operands, z the output, J the op's Jacobian and R the relevance arriving at z, in units
+of the explained output: ``s(z) = z + eps * sign(z)``, sign(0) = +1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..backward import Split, Total
+from ..errors import OptionError
+from ..tape import Array, Node
+
+__all__ = ["Epsilon", "stabilise"]
+
+_HALF = ("float16", "bfloat16")
+
+
+def stabilise(node: Node, array: Array, eps: float) -> Array:
+    """``array`` moved away from zero by eps, on its own side; zero moves up.
+
+    In half precision eps is taken in units of each sample's root mean square, so that it neither
+    vanishes nor overflows.
+    """
+    xp: Any = node.xp
+    shift: Any = eps
+    if xp.dtype(array) in _HALF:
+        wide = xp.cast(array, "float32")
+        axes = tuple(range(1, len(xp.shape(array))))
+        rms = xp.sqrt(xp.mean(wide * wide, axis=axes, keepdims=True))
+        shift = xp.cast(xp.maximum(rms, 1.0) * max(eps, 1e-3), xp.dtype(array))
+    return xp.where(array >= 0, array + shift, array - shift)
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """LRP-epsilon: x * J^T (R / s(z)), for ops that are linear in each operand [bach2015].
+
+    eps: how far the denominator is kept from zero, in units of the op's output; 0 is LRP-0.
+    The bias absorbs its share b R / s(z), and eps the share eps sign(z) R / s(z).
+    Raises OptionError if eps < 0.
+    """
+
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not self.eps >= 0:
+            raise OptionError(f"Epsilon needs eps >= 0, the stabiliser; got {self.eps!r}")
+
+    def __call__(self, node: Node, relevance: Array) -> Split:
+        z = node.output
+        shares = relevance / stabilise(node, z, self.eps)
+        parts = tuple(x * p for x, p in zip(node.inputs, node.pull(shares), strict=True))
+        offset = node.offset
+
+        def absorbed(total: Total) -> Mapping[str, Array]:
+            books = {"epsilon": total(relevance) - total(shares, z)}
+            if offset is not None:
+                xp: Any = node.xp
+                books["bias"] = total(shares, xp.asarray(offset, like=shares))
+            return books
+
+        return Split(parts, absorbed)
