@@ -174,7 +174,9 @@ def test_a_package_that_cannot_be_imported(tmp_path, monkeypatch, module):
     init = tmp_path / "brokenpackage" / "__init__.py"
     init.write_text("raise RuntimeError('built for another')")
     monkeypatch.syspath_prepend(tmp_path)
-    text = rf"x needs {module}, .*cannot be imported .*built for another.*--force-reinstall broken"
+    text = (
+        r"x needs brokenpackage, .*cannot be imported .*built for another.*--force-reinstall broken"
+    )
     with pytest.raises(MissingFramework, match=text):
         installed.need(module, "x", "brokenpackage")
 

@@ -43,7 +43,7 @@ def test_one_name_for_every_spelling_of_relu():
         lambda x: torch.clip(x, 0), lambda x: torch.max(x, torch.zeros_like(x)),
     ]  # fmt: skip
     for spelling in spellings:
-        tape = exact(lambda x, f=spelling: f(x @ W), torch.randn(3, 6, dtype=D))
+        tape = exact(lambda x, f=spelling: f(x * 1.5), torch.randn(3, 6, dtype=D))
         assert [n.kind for n in tape][-1] is Op.RELU, str(tape)
 
 
@@ -103,7 +103,7 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "no_grad, partly": torch.no_grad()(lambda x: x.sin()) and (lambda x: x * torch.no_grad()(torch.sin)(x)),
     "zero-dim": lambda x: x.sum().sin() * x[0, 0],
     "fourier": lambda x: torch.fft.rfft(x).abs() + torch.fft.fft2(x).real[:, :4],
-    "complex": lambda x: (torch.complex(x, x.sin()) * (1 + 2j)).angle() + torch.view_as_real(x * 1j)[..., 1],
+    "complex": lambda x: (torch.complex(x, x.sin()) * (1 + 2j) + 1j).angle() + torch.view_as_real(torch.complex(x, x) / 2j)[..., 1],
     "inverse": lambda x: torch.linalg.inv(x[:, :3] + 3 * torch.eye(3, dtype=D)) @ torch.linalg.svdvals(x),
     "resize": lambda x: F.interpolate(x[None], scale_factor=2, mode="linear")[0] + F.interpolate(x[None], 12)[0],
     "grid sample": lambda x: F.grid_sample(x[None, None], x[:2].reshape(1, 2, 3, 2).tanh(), align_corners=False),
@@ -114,7 +114,6 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "python numbers": lambda x: x * x.max().item() + x[0, 0].tolist() * x,
     "straight numpy": lambda x: x * torch.from_numpy(x.detach().numpy() * 2),
     "unfold": lambda x: x.unfold(1, 3, 1).sin().sum(-1) + F.unfold(x[None, None], 2)[0, :3, :4],
-    "torch.func": lambda x: torch.vmap(lambda row: row.sin() * row.sum())(x),
     "map over a list": lambda x: torch.cat(list(map(torch.sin, x.split(1)))) * torch.ones_like(x).mul(3),
 }  # fmt: skip
 
@@ -125,9 +124,8 @@ def test_a_spelling_is_exact(name):
 
 
 KNOWN = set(CASES) - {
-    # Rightly opaque: whole spectra, factorisations, complex numbers, functorch, two-input samplers.
-    "fourier", "complex", "inverse", "grid sample", "torch.func", "products", "distances", "bilinear",
-    "logsumexp", "matmul forms", "scalars",
+    # Rightly opaque: whole spectra, factorisations, complex numbers, samplers of two inputs.
+    "fourier", "complex", "inverse", "grid sample", "products", "distances", "logsumexp",
 }  # fmt: skip
 
 

@@ -14,13 +14,24 @@ from support_tape import changed, exact, record, state_of
 Tensor = torch.Tensor
 W = torch.linspace(-1.0, 1.2, 16, dtype=torch.float64).reshape(4, 4)
 
-CASES: dict[str, Callable[[Tensor], Tensor]] = {}
+Model = Callable[[Tensor], Tensor]
+CASES: dict[str, tuple[Model, Model | None]] = {}
 
 
-def case(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def case(function: Model) -> Model:
     """A model of one input (4, 4), checked with the others."""
-    CASES[function.__name__] = function
+    CASES[function.__name__] = function, None
     return function
+
+
+def like(reference: Model) -> Callable[[Model], Model]:
+    """A model that autograd refuses as it is written, and one that it takes."""
+
+    def case(function: Model) -> Model:
+        CASES[function.__name__] = function, reference
+        return function
+
+    return case
 
 
 @case
@@ -69,12 +80,20 @@ def the_input_itself(x):
     return x * x
 
 
-@case
+@like(lambda x: F.hardtanh(F.elu(F.leaky_relu(F.relu6(x @ W) - 0.2, 0.1)), -0.5, 0.5) * x)
 def inplace_functionals(x):
-    y = F.relu(x @ W, inplace=True)
+    y = F.relu6(x @ W, True)
     y = F.leaky_relu(y - 0.2, 0.1, inplace=True)
-    y = F.dropout(y, 0.5, False, inplace=True)
-    return F.hardtanh(F.elu(y, inplace=True), -0.5, 0.5, inplace=True) * x
+    y = F.dropout(y, 0.5, False, True)
+    F.hardtanh(F.elu(y, 1.0, True), -0.5, 0.5, True)
+    return y * x
+
+
+@case
+def inplace_modules(x):
+    y = nn.ReLU(inplace=True)(x @ W + 0.5) + nn.ReLU6(True)(x @ W) + nn.Hardtanh(0, 2, True)(x @ W)
+    y += nn.LeakyReLU(0.2, inplace=True)(x @ W) + nn.Hardswish(True)(x @ W) + nn.SiLU(True)(x @ W)
+    return y + nn.ELU(inplace=True)(x @ W) + nn.Threshold(0.1, 0.3, True)(x @ W) + nn.Mish(True)(x @ W)
 
 
 @case
@@ -94,7 +113,7 @@ def out_slice(x):
 def out_slice_twice(x):
     out = torch.zeros(4, 4, dtype=x.dtype)
     out[:, :3] = x[:, :3].sin()
-    out[:, 1:] = x[:, 1:].cos() * out[:, 1:]
+    out[:, 1:] = x[:, 1:].cos() * out[:, 1:].clone()
     return out * x
 
 
@@ -197,7 +216,14 @@ def expanded_operand(x):
     return y * x
 
 
-@case
+def _chunks(x):
+    a, b = (x @ W).chunk(2, 1)
+    a = a * b
+    b = b + a
+    return torch.cat([a, b], 1).sin() + torch.cat([b, a], 1)
+
+
+@like(_chunks)
 def chunk_views(x):
     y = x @ W
     a, b = y.chunk(2, 1)
@@ -206,7 +232,13 @@ def chunk_views(x):
     return y.sin() + torch.cat([b, a], 1)
 
 
-@case
+def _rows(x):
+    y = x @ W
+    first = y[0].sigmoid()
+    return torch.stack([first, y[1], y[2] * first, y[3]]) * x
+
+
+@like(_rows)
 def split_and_unbind_views(x):
     y = x @ W
     first, *_ = y.split([1, 2, 1], 0)
@@ -216,12 +248,15 @@ def split_and_unbind_views(x):
     return y * x
 
 
-@case
+@like(lambda x: (x @ W + x).sin() * x.max(0).values + torch.cat([x, x]).sum())
 def out_arguments(x):
-    out = torch.empty(4, 4, dtype=x.dtype)
+    out, rows = torch.empty(4, 4, dtype=x.dtype), torch.empty(8, 4, dtype=x.dtype)
     torch.matmul(x, W, out=out)
     torch.add(out, x, out=out)
-    return out.sin()
+    torch.cat([x, x], out=rows)
+    best = torch.empty(0, dtype=x.dtype), torch.empty(0, dtype=torch.long)
+    torch.max(x, 0, out=best)
+    return out.sin() * best[0] + rows.sum()
 
 
 @case
@@ -294,6 +329,56 @@ def a_constant_view_written(x):
 
 
 @case
+def under_no_grad(x):
+    y = x @ W
+    kept = y * 1
+    with torch.no_grad():
+        y.clamp_(-0.5, 0.5)
+        y[1].mul_(2)
+        view = x[0]
+    return y * x + kept * view
+
+
+@case
+def through_data(x):
+    y = x @ W
+    y.data.clamp_(-0.5, 0.5)
+    z = x.sin()
+    z.data = torch.ones_like(z) * 2
+    return y * x.cos() + z.sin()
+
+
+@case
+def masks_with_operators(x):
+    mask = x > 0
+    mask &= W > 0
+    mask |= x < -1
+    count = mask.long()
+    count //= 1
+    count <<= 1
+    return x * count + x.masked_fill(~mask, 0.5)
+
+
+@case
+def a_constant_kept_by_the_tape_then_written(x):
+    c = torch.ones(4, dtype=x.dtype)
+    y = x + c
+    c.add_(5)
+    c[2] = -1
+    return y.sin() + c
+
+
+@case
+def a_shared_counter(x):
+    step = torch.zeros((), dtype=x.dtype)
+    for row in x:
+        step += 1
+        x = x + row * step.item()
+        x = x + step
+    return x.sin()
+
+
+@case
 def shared_through_detach(x):
     y = x @ W
     d = y.detach()
@@ -347,7 +432,8 @@ def unfold_view_read_after_a_write(x):
 @case
 def aten_overloads(x):
     y = torch.ops.aten.mm.default(x, W)
-    torch.ops.aten.relu_.default(y)
+    torch.ops.aten.tanh_.default(z := y.clone())
+    y = y * z
     torch.ops.aten.add_.Tensor(y, x, alpha=2)
     z = torch.ops.aten.slice.Tensor(y, 0, 1, 3)
     torch.ops.aten.mul_.Tensor(z, 3.0)
@@ -366,7 +452,7 @@ def swap_halves(x):
 def overlapping_read_and_write(x):
     y = x @ W
     y[:, 1:] += y[:, :-1].clone()
-    y[0] = y[1] * y[2]
+    y[0] = y[1].clone() * y[2].clone()
     return y.sin()
 
 
@@ -374,7 +460,8 @@ def overlapping_read_and_write(x):
 def test_a_write_is_recorded_as_it_happened(name):
     x = torch.randn(4, 4, dtype=torch.float64)
     kept = x.clone()
-    exact(CASES[name], x)
+    model, reference = CASES[name]
+    exact(model, x, like=reference)
     assert torch.equal(x, kept), "the caller's input was written to"
 
 

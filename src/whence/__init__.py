@@ -25,6 +25,7 @@ from .result import doors as _doors
 from .storage import load as load
 from .storage import save as _save
 from .targets import difference as difference
+from .targets import logit as logit
 from .targets import neuron as neuron
 
 __version__ = "0.1.0"
@@ -33,7 +34,7 @@ __all__ = [
     "LRP", "Deconvolution", "Explanation", "Explanations", "Gradient", "GradientTimesInput",
     "GuidedBackpropagation", "Ledger", "Op", "Saliency", "SensitivityAnalysis", "SimpleTaylor",
     "WhenceError", "__version__", "data", "difference", "errors", "explain", "images", "layers",
-    "load", "load_model", "methods", "neuron", "record", "rules", "targets",
+    "load", "load_model", "logit", "methods", "neuron", "record", "rules", "targets",
 ]  # fmt: skip
 
 _LATER = {"images": "images", "data": "data", "rules": "rules", "errors": "errors"}

@@ -19,7 +19,7 @@ from .tape import Array, Node, Tape, Value
 __all__ = ["Row", "Rule", "Split", "Total", "Walked", "plan", "reached", "walk"]
 
 Total = Callable[..., Array]
-"""``total(a)`` or ``total(a, b)``: per sample, the sum of ``a`` or of ``a * b`` over the op's output."""
+"""``total(a)`` or ``total(a, b)``: the sum of ``a`` or ``a * b`` over each sample's output."""
 
 
 class Split(NamedTuple):
@@ -28,11 +28,14 @@ class Split(NamedTuple):
     parts: tuple[Array, ...]
     absorbed: Callable[[Total], Mapping[str, Array]]
     """Called only when the books are kept: reason -> per-sample amount."""
+    rest: str = ""
+    """The reason under which whatever is then still missing is booked, for a rule that cannot know
+    its loss; empty for rules that account for everything, so that a mistake shows."""
 
 
 Rule = Callable[..., "tuple[Array, ...] | Split"]
-"""``rule(node, relevance)``: relevance of the result in (a tuple, if the op has several results that
-a gradient can reach), one array per tracked operand out."""
+"""``rule(node, relevance)``: relevance of the result in (a tuple, if the op has several results
+that a gradient can reach), one array per tracked operand out."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ def plan(
         rule = choose(node)
         if rule is None:
             raise MissingRule(
-                f"no rule for {node.kind}.{node.op} at layer {node.layer or '(top)'}, node {node.index} of "
-                f"{len(tape.nodes)} on the tape.{' ' + ways_out if ways_out else ''}"
+                f"no rule for {node.kind}.{node.op} at layer {node.layer or '(top)'}, node "
+                f"{node.index} of {len(tape.nodes)} on the tape. {ways_out}".rstrip()
             )
         rules[place] = rule
     return rules
@@ -115,6 +118,7 @@ def walk(
     """
     arrived: dict[Value, Array] = dict(seeds)
     wanted = set(at)
+    leading = wanted.union(*(tape.nodes[place].out for place in rules))
     places = layouts(tape, samples) if ledger else {}
     rows: list[Row] = []
     first = min(rules, default=0)
@@ -127,9 +131,10 @@ def walk(
             found = rule(node, relevance[0] if len(relevance) == 1 else relevance)
             parts = found.parts if isinstance(found, Split) else found
             if ledger:
-                rows.append(_row(node, rule, incoming, found, places, samples))
+                rows.append(_row(node, rule, incoming, found, places, samples, leading))
             for value, part in zip(node.into, parts, strict=True):
-                arrived[value] = arrived[value] + part if value in arrived else part
+                if value in leading:
+                    arrived[value] = arrived[value] + part if value in arrived else part
         for value in node.out:
             if value not in wanted:
                 arrived.pop(value, None)
@@ -155,25 +160,31 @@ def _row(
     found: tuple[Array, ...] | Split,
     places: Mapping[Value, Layout | None],
     samples: int,
+    leading: set[Value],
 ) -> Row:
+    """leading: values from which a way leads on; what goes to others passes around ``at``."""
     xp: Any = node.xp
-    parts = found.parts if isinstance(found, Split) else found
+    split = found if isinstance(found, Split) else Split(found, lambda total: {})
+    into = list(zip(node.into, split.parts, strict=True))
+    on, around = ([p for p in into if (p[0] in leading) is way] for way in (True, False))
 
-    def summed(pairs: Sequence[tuple[Value, Array | None]]) -> Array:
+    def summed(pairs: Sequence[tuple[Value, Array | None]]) -> Any:
         sums = [per_sample(xp, a, None, places.get(v), samples) for v, a in pairs if a is not None]
-        return sum(sums[1:], sums[0])
+        return sum(sums[1:], sums[0]) if sums else 0.0
 
     here = places.get(node.results[0])
 
     def total(a: Array, b: Array | None = None) -> Array:
         return per_sample(xp, a, b, here, samples)
 
-    absorbed = dict(found.absorbed(total)) if isinstance(found, Split) else {}
-    return Row(
-        node.index, node.layer, node.op, str(node.kind), name_of(rule),
-        summed(list(zip(node.results, incoming, strict=True))),
-        summed(list(zip(node.into, parts, strict=True))), absorbed,
-    )  # fmt: skip
+    absorbed = dict(split.absorbed(total))
+    came, went = summed(list(zip(node.results, incoming, strict=True))), summed(on)
+    if around:
+        absorbed["around"] = summed(around)
+    if split.rest:
+        absorbed[split.rest] = came - went - sum(absorbed.values())
+    kind = str(node.kind)
+    return Row(node.index, node.layer, node.op, kind, name_of(rule), came, went, absorbed)
 
 
 def name_of(rule: Rule) -> str:

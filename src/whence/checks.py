@@ -1,4 +1,4 @@
-"""Is this input one that the model can take? Asked before anything runs, answered in plain words."""
+"""Is this input one that the model can take? Asked before anything runs, in plain words."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError, NotFinite
+from .arrays import Functions
+from .errors import InputError, NotFinite, TargetError, WhenceError
 from .frameworks.base import Expectation, Framework, Inputs
+from .ops import Op
 from .tape import Tape
 
-__all__ = ["check_finite", "check_inputs", "explain_failure", "first_not_finite"]
+__all__ = [
+    "blame",
+    "check_batch",
+    "check_finite",
+    "check_inputs",
+    "explain_failure",
+    "first_not_finite",
+    "is_finite",
+]
 
 
 def check_inputs(framework: Framework, model: object, inputs: Inputs) -> None:
@@ -20,63 +30,91 @@ def check_inputs(framework: Framework, model: object, inputs: Inputs) -> None:
     Checked: an empty batch, a missing batch axis or channel in the wrong place (where the model's
     first layer says what it wants), whole-number pixels, NaN and infinity.
     """
+    xp = framework.xp
+    several = len(inputs.arrays) > 1
     for name, array in inputs.arrays.items():
-        shape = framework.xp.shape(array)
+        shape = xp.shape(array)
         if not shape:
-            raise InputError(f"{_named(name)} is a single number; an array with a batch axis is wanted")
+            raise InputError(
+                f"{_named(name)} is a single number; an array with a batch axis is wanted"
+            )
         if shape[0] == 0:
             raise InputError(f"{_named(name)} has shape {_x(shape)}: the batch is empty")
-        check_finite(framework, array, _named(name))
+        check_finite(framework, array, _named(name), mask=several)
+    if several:
+        return
+    (array,) = inputs.arrays.values()
     wants = framework.expectation(model)
-    if len(inputs.arrays) == 1:
-        name, array = next(iter(inputs.arrays.items()))
-        _check_one(framework, wants, framework.xp.shape(array), framework.xp.is_floating(array), framework.xp.dtype(array))
+    wrong = _mismatch(wants, xp.shape(array), xp.is_floating(array), xp.dtype(array))
+    # Layers are listed as they were made, not as they run, so that a first layer's word is a hint:
+    # what the model takes, and answers with one row a sample, is right all the same.
+    if wrong and not _runs(framework, model, inputs):
+        raise InputError(wrong)
 
 
-def _check_one(framework: Framework, wants: Expectation, shape: tuple[int, ...], floating: bool, dtype: str) -> None:
+def _runs(framework: Framework, model: object, inputs: Inputs) -> bool:
+    """Whether the model takes the input, and answers with as many rows as there are samples."""
+    try:
+        outputs = framework.predict(model, inputs)
+    except Exception:
+        return False
+    shapes = [framework.xp.shape(y) for y in outputs.values()]
+    return any(shape and shape[0] == inputs.batch for shape in shapes)
+
+
+def _mismatch(wants: Expectation, shape: tuple[int, ...], floating: bool, dtype: str) -> str:
+    """What is wrong with an input by the first layer's word; empty if nothing is."""
+    layer = _q(wants.layer)
     if not floating and not wants.tokens and wants.rank is not None:
-        raise InputError(
-            f"the input is {dtype}, but the model's first layer {_q(wants.layer)} wants floating pixels. "
+        return (
+            f"the input is {dtype}, but the model's first layer{layer} wants floating pixels. "
             "Convert and scale them as in training, for example x.astype('float32') / 255; "
             "whence.images.read does it for files"
         )
     if floating and wants.tokens and wants.layer and len(shape) == 2:
-        raise InputError(
-            f"the input is {dtype}, but the model starts at the embedding {_q(wants.layer)}, which takes "
+        return (
+            f"the input is {dtype}, but the model starts at the embedding{layer}, which takes "
             "whole-number token ids, shape (batch, tokens)"
         )
-    if wants.rank is None or wants.tokens:
-        return
+    if wants.tokens:
+        return ""
+    if wants.rank is None:
+        bare = len(shape) == 1 and wants.channels == shape[0] and shape[0] > 1
+        return _no_batch(shape, layer, 2) if bare else ""
     if len(shape) == wants.rank - 1:
-        raise InputError(
-            f"the input has shape {_x(shape)}, without a batch axis: the model's first layer {_q(wants.layer)} "
-            f"wants {wants.rank} axes. Add one: x[None]"
-        )
+        return _no_batch(shape, layer, wants.rank)
     if len(shape) != wants.rank:
-        raise InputError(
-            f"the input has {len(shape)} axes, shape {_x(shape)}; the model's first layer {_q(wants.layer)} "
+        return (
+            f"the input has {len(shape)} axes, shape {_x(shape)}; the model's first layer{layer} "
             f"wants {wants.rank}: {_wanted(wants)}"
         )
-    _check_channels(wants, shape)
+    return _channels_mismatch(wants, shape)
 
 
-def _check_channels(wants: Expectation, shape: tuple[int, ...]) -> None:
+def _no_batch(shape: tuple[int, ...], layer: str, rank: int) -> str:
+    return (
+        f"the input has shape {_x(shape)}, without a batch axis: the model's first layer{layer} "
+        f"wants {rank} axes. Add one: x[None]"
+    )
+
+
+def _channels_mismatch(wants: Expectation, shape: tuple[int, ...]) -> str:
     if wants.channels is None or wants.channel_axis is None:
-        return
+        return ""
     axis = wants.channel_axis % len(shape)
     if shape[axis] == wants.channels:
-        return
+        return ""
     other = len(shape) - 1 if axis == 1 else 1
     if shape[other] == wants.channels:
         order = "last" if axis != 1 else "first"
         move = f"x.transpose({_move(len(shape), other, axis)})"
-        raise InputError(
-            f"the input has shape {_x(shape)}, with channels on axis {other}; this model wants channels "
-            f"{order}, {_wanted(wants)}. For a NumPy array: {move}"
+        return (
+            f"the input has shape {_x(shape)}, with channels on axis {other}; this model wants "
+            f"channels {order}, {_wanted(wants)}. For a NumPy array: {move}"
         )
-    raise InputError(
-        f"the input has shape {_x(shape)}, so {shape[axis]} channels on axis {axis}; the model's first layer "
-        f"{_q(wants.layer)} wants {wants.channels}: {_wanted(wants)}"
+    return (
+        f"the input has shape {_x(shape)}, so {shape[axis]} channels on axis {axis}; the model's "
+        f"first layer{_q(wants.layer)} wants {wants.channels}: {_wanted(wants)}"
     )
 
 
@@ -94,47 +132,89 @@ def _wanted(wants: Expectation) -> str:
     return f"shape ({', '.join(axes)})"
 
 
-def check_finite(framework: Framework, array: Any, what: str) -> None:
-    """Raise NotFinite if there is NaN or infinity in a floating array."""
-    xp = framework.xp
-    if not xp.is_floating(array):
-        return
-    finite = xp.to_numpy(xp.isfinite(array))
-    if not finite.all():
-        places = np.argwhere(~finite)
-        values = xp.to_numpy(array)[tuple(places[0])]
-        raise NotFinite(
-            f"{what} has {len(places)} value(s) that are not finite, the first ({values}) at "
-            f"{tuple(int(i) for i in places[0])}; remove or replace them before explaining"
+def check_batch(shape: tuple[int, ...], samples: int, what: str) -> None:
+    """Raise TargetError where the explained array has not got the samples along its first axis."""
+    if not shape or shape[0] != samples:
+        raise TargetError(
+            f"{what} has shape {_x(shape)} for {samples} sample(s): its first axis is not the "
+            "batch. Choose a place that keeps the batch first, or give a function of the outputs "
+            "that returns one number a sample"
         )
+
+
+def is_finite(xp: Functions, array: Any) -> bool:
+    """Whether a floating array holds neither NaN nor infinity; one number crosses to the host."""
+    return bool(np.isfinite(xp.to_numpy(xp.sum(array * 0))).all())
+
+
+def check_finite(framework: Framework, array: Any, what: str, *, mask: bool = False) -> None:
+    """Raise NotFinite if there is NaN or infinity in a floating array.
+
+    mask: minus infinity is let pass where all other numbers are zero or less, for an attention mask
+    is spelled so.
+    """
+    xp = framework.xp
+    if not xp.is_floating(array) or is_finite(xp, array):
+        return
+    numbers = xp.to_numpy(array)
+    wrong = ~np.isfinite(numbers)
+    if mask and bool((numbers <= 0).all()):
+        return
+    places = np.argwhere(wrong)
+    first = tuple(int(i) for i in places[0])
+    raise NotFinite(
+        f"{what} has {len(places)} value(s) that are not finite, the first ({numbers[first]}) at "
+        f"{first}; remove or replace them before explaining"
+    )
 
 
 def first_not_finite(framework: Framework, tape: Tape) -> str:
     """Where NaN or infinity first appears on a tape, in words; empty where it does not.
 
-    Minus infinity at the input of a softmax is how a mask is spelled, and is not reported.
+    Minus infinity is how a mask is spelled, and is reported at a softmax's output only.
     """
     xp = framework.xp
     for node in tape.nodes:
         for value in node.results:
             array = xp.to_numpy(value.array)
             wrong = ~np.isfinite(array)
-            if str(node.kind) != "softmax":
+            if node.kind is not Op.SOFTMAX:
                 wrong &= ~np.isneginf(array)
             if wrong.any():
-                return f"{node.kind}.{node.op} at layer {node.layer or '(top)'}, node {node.index} of the tape"
+                place = f"{node.kind}.{node.op} at layer {node.layer or '(top)'}"
+                return f"{place}, node {node.index} of the tape"
     return ""
 
 
-def explain_failure(framework: Framework, model: object, inputs: Inputs, error: Exception) -> InputError:
+def blame(framework: Framework, model: object, inputs: Inputs) -> None:
+    """Raise InputError if it is the model itself that cannot run on this input.
+
+    Called when something went wrong, to say in the input's terms whose fault it was.
+    """
+    try:
+        framework.predict(model, inputs)
+    except WhenceError:
+        raise
+    except Exception as own:
+        raise explain_failure(framework, model, inputs, own) from own
+
+
+def explain_failure(
+    framework: Framework, model: object, inputs: Inputs, error: Exception
+) -> InputError:
     """The model itself raised on this input: say what came and what its first layer wants."""
+    xp = framework.xp
     shapes: Mapping[str, str] = {
-        k: f"{framework.xp.dtype(v)} {_x(framework.xp.shape(v))}" for k, v in inputs.arrays.items()
+        k: f"{xp.dtype(v)} {_x(xp.shape(v))}" for k, v in inputs.arrays.items()
     }
     wants = framework.expectation(model)
-    hint = f" Its first layer {_q(wants.layer)} wants {_wanted(wants)}." if wants.rank and not wants.tokens else ""
+    hint = ""
+    if wants.rank and not wants.tokens:
+        hint = f" Its first layer{_q(wants.layer)} wants {_wanted(wants)}."
     came = ", ".join(f"{_named(k)} {v}" for k, v in shapes.items())
-    return InputError(f"the model cannot run on {came}: {type(error).__name__}: {error}.{hint}")
+    said = str(error).rstrip(". \n")
+    kind = type(error).__name__
+    return InputError(f"the model cannot run on {came}: {kind}{': ' if said else ''}{said}.{hint}")
 
 
 def _named(name: str) -> str:
@@ -142,8 +222,8 @@ def _named(name: str) -> str:
 
 
 def _q(layer: str) -> str:
-    return f"({layer})" if layer else ""
+    return f" ({layer})" if layer else ""
 
 
 def _x(shape: tuple[int, ...]) -> str:
-    return "(" + ", ".join(map(str, shape)) + ")"
+    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"

@@ -2,13 +2,16 @@
 
 A model may move its batch: attention merges it with heads, windows with positions, recurrent
 layers put time first. Along the batch axis an index is always ``(outer, sample, inner)`` in row
-order, and reshapes, transposes and joins change that in a way that shapes alone decide.
+order, and reshapes, transposes and joins change that in a way that shapes alone decide. Where two
+axes of one length leave it open, the operation itself is asked.
 """
 
 from __future__ import annotations
 
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from .arrays import Functions
 from .ops import Op
@@ -18,7 +21,7 @@ __all__ = ["Layout", "layouts", "per_sample"]
 
 
 class Layout(NamedTuple):
-    """Samples run along ``axis``; there, index = (outer index * samples + sample) * inner + rest."""
+    """Samples run along ``axis``; there, index = (outer * samples + sample) * inner + rest."""
 
     axis: int
     inner: int = 1
@@ -28,14 +31,16 @@ def layouts(tape: Tape, samples: int) -> dict[Value, Layout | None]:
     """The layout of every value; None where a reshape split the batch itself."""
     found: dict[Value, Layout | None] = {}
     for node in tape.nodes:
-        before = next((found[v] for v in node.into if found.get(v) is not None), None)
+        # The largest operand that is known leads: a broadcast one has fewer axes than the result.
+        known = [v for v in node.into if found.get(v) is not None]
+        lead = max(known, key=lambda v: (len(v.shape), prod(v.shape)), default=None)
         for value in node.out:
             if not node.into:
                 found[value] = Layout(0) if _fits(value.shape, Layout(0), samples) else None
-            elif before is None:
+            elif lead is None:
                 found[value] = None
             else:
-                found[value] = _after(node, value, before, samples)
+                found[value] = _after(node, value, lead, found[lead], samples)
     return found
 
 
@@ -43,9 +48,12 @@ def _fits(shape: tuple[int, ...], layout: Layout, samples: int) -> bool:
     return len(shape) > layout.axis and shape[layout.axis] % (samples * layout.inner) == 0
 
 
-def _after(node: Node, value: Value, before: Layout, samples: int) -> Layout | None:
-    operand = next(v for v in node.into if v.shape)
-    old, new = _widest(node).shape, value.shape
+def _after(
+    node: Node, value: Value, lead: Value, before: Layout | None, samples: int
+) -> Layout | None:
+    if before is None:
+        return None
+    old, new = lead.shape, value.shape
     move = node.attrs.get("move", "same") if node.kind is Op.SHAPE else "keep"
     if move == "reshape":
         return _reshaped(old, new, before, samples)
@@ -54,16 +62,46 @@ def _after(node: Node, value: Value, before: Layout, samples: int) -> Layout | N
     if isinstance(move, tuple) and move[0] == "stack":
         axis = move[1] % len(new)
         return Layout(before.axis + (axis <= before.axis), before.inner)
-    # Everything else leaves the batch where it is, counted from the end if the front grew or shrank.
-    for axis in (before.axis, before.axis + len(new) - len(operand.shape)):
-        layout = Layout(axis, before.inner)
-        if 0 <= axis < len(new) and new[axis] == old[before.axis] and _fits(new, layout, samples):
+    if isinstance(move, tuple) and move[0] == "concat" and move[1] % len(new) == before.axis:
+        # Batches one after another: more of the outer index, if all of them lie alike.
+        return before if _fits(new, before, samples) else None
+    # Everything else leaves the batch where it is, counted from either end if axes come or go.
+    fitting = [
+        Layout(axis, before.inner)
+        for axis in dict.fromkeys((before.axis, before.axis + len(new) - len(old)))
+        if 0 <= axis < len(new) and new[axis] == old[before.axis]
+    ]
+    fitting = [layout for layout in fitting if _fits(new, layout, samples)]
+    if len(fitting) > 1:
+        return _asked(node, value, lead, before, fitting, samples)
+    return fitting[0] if fitting else None
+
+
+def _asked(
+    node: Node, value: Value, lead: Value, before: Layout, fitting: list[Layout], samples: int
+) -> Layout:
+    """Two axes are as long as the batch: run the op on a mark that only the first sample bears.
+
+    Not while a graph is traced, where there are no numbers to look at, nor for a product, whose
+    operands would both have to be marked: there the batch is taken to have stayed in front.
+    """
+    xp: Any = node.xp
+    held = lead.array
+    if len(node.into) > 1 or samples == 1 or not hasattr(held, "numpy"):
+        return fitting[0]
+    sample = np.arange(lead.shape[before.axis]) // before.inner % samples
+    line = (sample == 0).reshape([-1 if i == before.axis else 1 for i in range(len(lead.shape))])
+    mark = np.broadcast_to(line, lead.shape).astype(np.float32)
+    result = node.call(xp.cast(xp.asarray(mark, like=held), xp.dtype(held)))
+    if isinstance(result, (tuple, list)):
+        result = result[value.index]
+    seen = np.abs(np.asarray(xp.to_numpy(result), np.float64))
+    for layout in fitting:
+        sample = np.arange(value.shape[layout.axis]) // layout.inner % samples
+        apart = np.moveaxis(seen, layout.axis, 0)
+        if apart[sample == 0].sum() > 0 and apart[sample != 0].sum() == 0:
             return layout
-    return None
-
-
-def _widest(node: Node) -> Value:
-    return max(node.into, key=lambda v: (len(v.shape), prod(v.shape)))
+    return fitting[0]
 
 
 def _reshaped(
@@ -83,7 +121,7 @@ def _reshaped(
 def per_sample(
     xp: Functions, array: Array, other: Array | None, layout: Layout | None, samples: int
 ) -> Array:
-    """Sum of ``array`` (or of array * other) for each sample. (...) -> (samples,)
+    """Sum of ``array``, or of array * other, for each sample: (...) -> (samples,).
 
     Where the layout is unknown the sum over the whole batch is shared out evenly.
     """

@@ -10,13 +10,15 @@ import numpy as np
 
 from .errors import MissingFramework
 
-__all__ = ["Entry", "Ledger", "Leak"]
+__all__ = ["Entry", "Leak", "Ledger"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One operation, or one layer's operations together. Amounts are per sample, (batch,), in units
-    of the explained output."""
+    """One operation, or one layer's operations together.
+
+    Amounts are per sample, (batch,), in units of the explained output.
+    """
 
     index: int
     layer: str
@@ -44,7 +46,9 @@ class Leak:
 
     def __str__(self) -> str:
         place = self.entry.layer or self.entry.op
-        return f"loses {self.share:.0%} at {place} ({self.entry.op}, {self.entry.rule}): {self.reason}"
+        return (
+            f"loses {self.share:.0%} at {place} ({self.entry.op}, {self.entry.rule}): {self.reason}"
+        )
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,15 @@ class Ledger:
     seed: np.ndarray
     """What the walk started with, (batch,)."""
     total: np.ndarray
-    """What arrived where the attribution was read (at the inputs, embeddings or layer), (batch,)."""
+    """What arrived where the attribution was read (inputs, embeddings or layer), (batch,)."""
 
     @property
     def balance(self) -> np.ndarray:
-        """|seed - arrived - absorbed| over the larger of |seed| and the largest amount that any op
-        passed on, (batch,): zero but for rounding if every rule keeps its books."""
+        """How exactly the books close, (batch,): zero but for rounding if every rule keeps them.
+
+        |seed - arrived - absorbed|, over |seed| or the most that came to any operation, if that is
+        more.
+        """
         absorbed = sum((sum(r.absorbed.values(), np.zeros(())) for r in self.rows), np.zeros(()))
         left = self.seed - self.total - absorbed
         scale = np.abs(self.seed)
@@ -74,21 +81,23 @@ class Ledger:
 
     def absorbed(self) -> dict[str, np.ndarray]:
         """By reason, summed over all operations, (batch,) each."""
-        found: dict[str, np.ndarray] = {}
-        for row in self.rows:
-            for reason, amount in row.absorbed.items():
-                found[reason] = found.get(reason, np.zeros(())) + amount
-        return found
+        return _added(self.rows)
 
     def by_layer(self) -> Ledger:
-        """The same books with one row a layer."""
+        """The same books with one row a layer.
+
+        In is what came to the layer's last operation. Out is that less what its own operations
+        absorbed: what passes between them, or through layers inside it, is not counted again.
+        """
         merged: dict[str, list[Entry]] = {}
         for row in self.rows:
             merged.setdefault(row.layer, []).append(row)
-        return Ledger([_merge(layer, rows) for layer, rows in merged.items()], self.seed, self.total)
+        return Ledger(
+            [_merge(layer, rows) for layer, rows in merged.items()], self.seed, self.total
+        )
 
     def worst(self) -> Leak | None:
-        """The operation and reason that absorbed most of the seed, None where nothing was absorbed."""
+        """The operation and reason that absorbed most of the seed; None if nothing was absorbed."""
         leaks = [
             Leak(row, reason, float(np.max(np.abs(amount) / np.maximum(np.abs(self.seed), 1e-12))))
             for row in self.rows
@@ -97,11 +106,14 @@ class Ledger:
         return max(leaks, key=lambda leak: leak.share, default=None)
 
     def to_dicts(self, sample: int | None = None) -> list[dict[str, Any]]:
-        """One dict a row: index, layer, op, kind, rule, in, out and each reason; summed over the batch
-        unless a sample is named."""
+        """One dict a row: index, layer, op, kind, rule, in, out and each reason.
+
+        sample: which one; None sums over the batch.
+        """
 
         def number(array: np.ndarray) -> float:
-            return float(np.sum(array) if sample is None else np.broadcast_to(array, self.seed.shape)[sample])
+            each = np.broadcast_to(array, self.seed.shape)
+            return float(np.sum(each) if sample is None else each[sample])
 
         return [
             {"index": r.index, "layer": r.layer, "op": r.op, "kind": r.kind, "rule": r.rule,
@@ -113,7 +125,7 @@ class Ledger:
     def to_frame(self, sample: int | None = None) -> Any:
         """The rows as a pandas DataFrame. Needs pandas."""
         try:
-            import pandas
+            import pandas  # type: ignore[import-untyped, unused-ignore]
         except ImportError as error:
             raise MissingFramework("a data frame needs pandas: pip install pandas") from error
         return pandas.DataFrame(self.to_dicts(sample)).fillna(0.0)
@@ -128,21 +140,36 @@ class Ledger:
         head = f"{'layer':<28} {'op':<22} {'in':>11} {'out':>11}  absorbed"
         lines = [head]
         for row in self.to_dicts():
-            reasons = {k: v for k, v in row.items() if k not in ("index", "layer", "op", "kind", "rule", "in", "out")}
+            reasons = {k: v for k, v in row.items() if k not in _COLUMNS}
             kept = ", ".join(f"{k} {v:.3g}" for k, v in reasons.items() if abs(v) > 1e-12)
-            lines.append(f"{row['layer'][:28]:<28} {row['op'][:22]:<22} {row['in']:>11.4g} {row['out']:>11.4g}  {kept}")
-        lines.append(f"seed {self.seed.sum():.6g}, arrived {self.total.sum():.6g}, balance {self.balance.max():.2g}")
+            numbers = f"{row['in']:>11.4g} {row['out']:>11.4g}"
+            lines.append(f"{row['layer'][:28]:<28} {row['op'][:22]:<22} {numbers}  {kept}".rstrip())
+        lines.append(
+            f"seed {self.seed.sum():.6g}, arrived {self.total.sum():.6g}, "
+            f"balance {self.balance.max():.2g}"
+        )
         return "\n".join(lines)
 
 
-def _merge(layer: str, rows: Sequence[Entry]) -> Entry:
-    absorbed: dict[str, np.ndarray] = {}
+_COLUMNS = ("index", "layer", "op", "kind", "rule", "in", "out")
+
+
+def _added(rows: Sequence[Entry]) -> dict[str, np.ndarray]:
+    """What was absorbed by reason, over several operations."""
+    found: dict[str, np.ndarray] = {}
     for row in rows:
         for reason, amount in row.absorbed.items():
-            absorbed[reason] = absorbed.get(reason, np.zeros(())) + amount
+            found[reason] = found.get(reason, np.zeros(())) + amount
+    return found
+
+
+def _merge(layer: str, rows: Sequence[Entry]) -> Entry:
+    absorbed = _added(rows)
     rules = list(dict.fromkeys(r.rule for r in rows))
+    # Relevance may leave the layer and come back (a residual block), so out is not the last row's.
+    out = rows[0].relevance_in - sum((r.relevance_in - r.relevance_out for r in rows), np.zeros(()))
     return Entry(
         min(r.index for r in rows), layer, "+".join(dict.fromkeys(r.op for r in reversed(rows))),
         "+".join(dict.fromkeys(r.kind for r in reversed(rows))), ", ".join(rules),
-        rows[0].relevance_in, rows[-1].relevance_out, absorbed,
+        rows[0].relevance_in, out, absorbed,
     )  # fmt: skip

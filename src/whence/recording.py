@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from . import frameworks, targets
+from . import checks, frameworks, targets
 from .backward import plan, walk
-from .errors import InputError, TargetError
+from .errors import InputError, TargetError, WhenceError
 from .rules.gradient import gradient
-from .tape import Array, Tape
+from .tape import Array, Tape, Value
 
 __all__ = ["LayerRow", "LayerTable", "Recording", "layers", "record"]
 
@@ -30,7 +30,9 @@ class Recording(Tape):
         else:
             wanted = targets.make(target)
             if wanted.head is not None:
-                raise TargetError("a tape is recorded already; a function cannot be its target. Use explain")
+                raise TargetError(
+                    "a tape is recorded already; a function cannot be its target. Use explain"
+                )
             wanted, value = targets.find(wanted, self)
             xp = value.node.xp
             if xp is None:
@@ -39,16 +41,25 @@ class Recording(Tape):
                       for k, v in wanted.arguments(value.shape[0]).items()}  # fmt: skip
             seeds = {value: wanted.weights(xp, value.array, spread)[0]}
         at = self.sources
+        if not at:
+            raise TargetError(
+                "the input holds whole numbers and the model has no embedding for them: there is "
+                "nothing that a gradient could be taken with respect to"
+            )
         rules = plan(self, lambda node: gradient, list(seeds), at)
         found = walk(self, rules, seeds, at, samples=at[0].shape[0]).relevance
         named = {k: v for k, v in self.inputs.items() if v.tracked}
-        named |= {n.layer or n.op: n.out[0] for n in self.nodes if n.out[0] in at and n.out[0] not in named.values()}
+        named |= {
+            n.layer or n.op: n.out[0]
+            for n in self.nodes
+            if n.out[0] in at and n.out[0] not in named.values()
+        }
         grads = {k: found.get(v, v.node.xp.zeros_like(v.array)) for k, v in named.items()}  # type: ignore[union-attr]
         return next(iter(grads.values())) if len(grads) == 1 else grads
 
     def _main_value(self) -> Any:
         value = self.outputs[self.main]
-        if value not in [v for n in self.nodes for v in n.out]:
+        if not isinstance(value, Value) or not value.tracked:
             raise TargetError(f"the output {self.main!r} does not depend on the input")
         return value
 
@@ -65,7 +76,8 @@ def record(model: object, x: Any, *, lean: bool = False) -> Recording:
     lean: hold fewer arrays and leave batch-norm unfolded, which is enough for gradients.
 
     Returns the tape: iterate over its nodes, ``print`` it as a program, read ``tape.output``.
-    Raises ModelError for what is not a model or cannot be recorded.
+    Raises ModelError for what is not a model or cannot be recorded, InputError where the model
+    cannot run on x.
 
     Example:
         >>> import torch, whence
@@ -77,7 +89,13 @@ def record(model: object, x: Any, *, lean: bool = False) -> Recording:
     inputs = frameworks.gather(framework, model, x)
     if inputs.batch == 0:
         raise InputError("the batch is empty: the input's first axis has length 0")
-    tape = framework.record(model, inputs, lean=lean)
+    try:
+        tape = framework.record(model, inputs, lean=lean)
+    except WhenceError:
+        raise
+    except Exception:
+        checks.blame(framework, model, inputs)
+        raise
     return Recording(**{f.name: getattr(tape, f.name) for f in fields(tape)})
 
 
@@ -101,6 +119,7 @@ class LayerTable(tuple[LayerRow, ...]):
 
     @property
     def names(self) -> list[str]:
+        """The layers' names, in order."""
         return [row.name for row in self]
 
     def __str__(self) -> str:
@@ -149,10 +168,15 @@ def _rows(tape: Tape) -> Iterator[LayerRow]:
             kinds.append(str(node.kind))
     rows = []
     for name, calls in tape.layers.items():
-        for number, record in enumerate(calls, 1):
+        for number, call in enumerate(calls, 1):
             label = f"{name}#{number}" if len(calls) > 1 else name
-            value = record.values[0]
-            kinds = tuple(inside.get(name, ()))
-            rows.append((value.node.index, LayerRow(label, record.type, kinds, value.shape, record.parameters)))
+            value = call.values[0]
+            ran = tuple(inside.get(name, ()))
+            rows.append(
+                (
+                    value.node.index,
+                    LayerRow(label, call.type, ran, value.shape, call.parameters),
+                )
+            )
     for _, row in sorted(rows, key=lambda pair: pair[0]):
         yield row

@@ -29,7 +29,7 @@ _REDUCTIONS: dict[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = {
 
 
 class _Doors:
-    """What can be done with a result, put here by the package: data imports neither pictures nor files."""
+    """What can be done with a result, put here by the package: data imports no drawing code."""
 
     figure: Callable[..., Any]
     png: Callable[..., bytes]
@@ -47,7 +47,7 @@ class Explanation:
     """
 
     attribution: Any
-    """Like the input: one array, or a tuple or dict of them. With ``at=``, like that layer's output."""
+    """Like the input: one array, or a tuple or dict of them; with ``at=``, like that layer's."""
     raw: Any
     """The map at its own resolution, before it is brought to the input's; here the same."""
     target: np.ndarray | str
@@ -88,6 +88,7 @@ class Explanation:
 
     @property
     def batch(self) -> int:
+        """How many samples."""
         return len(self.output)
 
     def to_numpy(self) -> Any:
@@ -97,7 +98,7 @@ class Explanation:
     def heatmap(self, reduce: str | None = None, name: str | int | None = None) -> np.ndarray:
         """The attribution with channels (or features) brought together, as NumPy.
 
-        (batch, height, width) for maps, (batch, tokens) for sequences, (batch, features) for tables.
+        (batch, height, width) for maps, (batch, tokens) for sequences, (batch, features) else.
         reduce: "sum", "mean", "max", "maxabs" or "l2"; default the method's own (``self.reduce``).
         name: which of several inputs; default the first.
         """
@@ -106,7 +107,9 @@ class Explanation:
             raise InputError(f"reduce is one of {', '.join(_REDUCTIONS)}; got {chosen!r}")
         array = to_numpy(_one(self.attribution, name))
         axes = self.axes if len(self.axes) == array.ndim else guess_axes(array.shape, self.channels)
-        merged = tuple(i for i, a in enumerate(axes) if a in ("channel", "feature") and array.ndim > 2)
+        merged = tuple(
+            i for i, a in enumerate(axes) if a in ("channel", "feature") and array.ndim > 2
+        )
         return _REDUCTIONS[chosen](array, merged) if merged else array
 
     def show(self, **options: Any) -> Any:
@@ -126,9 +129,11 @@ class Explanation:
     def __repr__(self) -> str:
         shape = _mapped(lambda a: tuple(a.shape), self.attribution)
         at = f" at {self.layer}" if self.layer else ""
-        lines = [f"Explanation by {self.method}{at}: {shape}, {self.batch} sample(s), {self.seconds:.2f} s"]
+        head = f"Explanation by {self.method}{at}: {shape}, {self.batch} sample(s)"
+        lines = [f"{head}, {self.seconds:.2f} s"]
         for i in range(min(self.batch, 4)):
-            line = f"  {self.target_names[i] if i < len(self.target_names) else self.target}: {self.output[i]:.4g}"
+            name = self.target_names[i] if i < len(self.target_names) else self.target
+            line = f"  {name}: {self.output[i]:.4g}"
             if self.gap is not None:
                 line += f", gap {self.gap[i]:.2g}"
             lines.append(line)
@@ -141,7 +146,7 @@ class Explanation:
 
 
 class Explanations(Sequence[Explanation]):
-    """Explanations of the same input by several methods: by place, by name, or one after another."""
+    """Explanations of one input by several methods: by place, by name, or one after another."""
 
     def __init__(self, items: Mapping[str, Explanation]) -> None:
         self._items = dict(items)
@@ -167,9 +172,11 @@ class Explanations(Sequence[Explanation]):
         return list(self._items)
 
     def values(self) -> list[Explanation]:
+        """The explanations, in the order asked for."""
         return list(self._items.values())
 
     def items(self) -> list[tuple[str, Explanation]]:
+        """Names and explanations."""
         return list(self._items.items())
 
     def show(self, **options: Any) -> Any:
@@ -198,9 +205,13 @@ def _one(structure: Any, name: str | int | None) -> Array:
             raise unknown("input", name, map(str, found))
         return found[name] if name is not None else next(iter(found.values()))
     if isinstance(structure, (tuple, list)):
-        if isinstance(name, int):
-            return structure[name]
-        return next(v for v in structure if v is not None)
+        named = {f"input{i}": v for i, v in enumerate(structure) if v is not None}
+        wanted = f"input{name % len(structure)}" if isinstance(name, int) else name
+        if wanted is not None and wanted not in named:
+            raise unknown("input", name, named)
+        return named[wanted] if wanted is not None else next(iter(named.values()))
+    if name not in (None, 0, "input"):
+        raise unknown("input", name, ["input"])
     return structure
 
 

@@ -1,4 +1,4 @@
-"""Explanations in files: ``.npz`` with a JSON header, without pickle, written whole or not at all."""
+"""Explanations in files: ``.npz`` with a JSON header, no pickle, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,9 @@ def save(explanation: Explanation, path: Any) -> Path:
         header["target"] = explanation.target
     else:
         arrays["target"] = np.asarray(explanation.target)
-    header["extras"] = {k: _flatten(f"extras.{k}", v, arrays) for k, v in explanation.extras.items()}
+    header["extras"] = {
+        k: _flatten(f"extras.{k}", v, arrays) for k, v in explanation.extras.items()
+    }
     if explanation.ledger is not None:
         header["ledger"] = _ledger_out(explanation.ledger, arrays)
     buffer = io.BytesIO()
@@ -91,40 +94,67 @@ def load(path: Any) -> Explanation:
     if not source.exists():
         raise FileError(f"no file {source}")
     try:
+        if not zipfile.is_zipfile(source) and source.is_file():
+            raise FileFormatError(
+                f"{source} is not an explanation: whence.load reads the .npz files that "
+                "Explanation.save writes"
+            )
         with np.load(source, allow_pickle=False) as held:
-            arrays = {k: held[k] for k in held.files} if hasattr(held, "files") else {}
+            arrays = {k: held[k] for k in held.files}
     except OSError as error:
         if source.is_dir():
             raise FileError(f"{source} is a folder, not a file") from error
         raise FileFormatError(f"{source} is not an explanation: {error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except _DAMAGE as error:
         raise FileFormatError(f"{source} is not an explanation, or is damaged: {error}") from error
     if "header" not in arrays:
-        raise FileFormatError(f"{source} is not an explanation: it has no header (arrays: {sorted(arrays)[:6]})")
+        raise FileFormatError(
+            f"{source} is not an explanation: it has no header (arrays: {sorted(arrays)[:6]})"
+        )
     try:
         header = json.loads(arrays.pop("header").tobytes())
         version = header["whence"]
     except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{source} is not an explanation: its header cannot be read ({error})") from error
+        raise FileFormatError(
+            f"{source} is not an explanation: its header cannot be read ({error})"
+        ) from error
     if version != FORMAT:
         raise FileFormatError(
-            f"{source} has format {version}, this whence reads {FORMAT}; it was written by "
-            f"{header.get('versions', {}).get('whence', 'another version')}: upgrade whence, or explain again"
+            f"{source} has format {version!r}, this whence reads {FORMAT}; it was written by "
+            f"whence {_writer(header)}: {_way_out(version)}"
         )
     try:
         return _build(header, arrays)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (*_DAMAGE, TypeError, AttributeError, IndexError, StopIteration) as error:
         raise FileFormatError(f"{source} is damaged: {error} is missing or wrong") from error
 
 
+_DAMAGE = (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError,
+           RuntimeError)  # fmt: skip
+"""What NumPy and the zip reader raise on bytes that are not, or no longer, what they should be."""
+
+
+def _writer(header: Mapping[str, Any]) -> str:
+    versions = header.get("versions")
+    return str(versions.get("whence", "?")) if isinstance(versions, Mapping) else "?"
+
+
+def _way_out(version: Any) -> str:
+    newer = isinstance(version, int) and version > FORMAT
+    return "upgrade whence to read it" if newer else "read it with that version, or explain again"
+
+
 def _build(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Explanation:
-    plain = {name: header[name] for name in _PLAIN}
+    plain: dict[str, Any] = {name: header[name] for name in _PLAIN}
     plain["axes"] = tuple(plain["axes"])
-    structured = {name: _unflatten(header[name], arrays) for name in ("attribution", "raw", "inputs")}
+    structured: dict[str, Any] = {
+        name: _unflatten(header[name], arrays) for name in ("attribution", "raw", "inputs")
+    }
+    numbers: dict[str, Any] = {name: arrays.get(name) for name in _ARRAYS if name != "output"}
     return Explanation(
         **plain,
         **structured,
-        **{name: arrays.get(name) for name in _ARRAYS if name != "output"},
+        **numbers,
         output=arrays["output"],
         target=header["target"] if "target" in header else arrays["target"],
         extras={k: _unflatten(v, arrays) for k, v in header["extras"].items()},
@@ -176,7 +206,9 @@ def _ledger_in(rows: list[dict[str, Any]], arrays: Mapping[str, np.ndarray]) -> 
         amounts = arrays[f"ledger.{i}"]
         absorbed = dict(zip(row["absorbed"], amounts[2:], strict=True))
         named = {k: row[k] for k in ("index", "layer", "op", "kind", "rule")}
-        entries.append(Entry(**named, relevance_in=amounts[0], relevance_out=amounts[1], absorbed=absorbed))
+        entries.append(
+            Entry(**named, relevance_in=amounts[0], relevance_out=amounts[1], absorbed=absorbed)
+        )
     return Ledger(entries, arrays["ledger.seed"], arrays["ledger.total"])
 
 

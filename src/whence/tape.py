@@ -7,6 +7,7 @@ the model's input is here: whatever else the model computed is a constant of the
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ class Value:
     it then runs the node again.
     """
 
-    __slots__ = ("_array", "dtype", "index", "node", "shape", "tracked")
+    __slots__ = ("_array", "_node", "dtype", "index", "shape", "tracked")
 
     def __init__(
         self, node: Node, index: int, array: Array, shape: Sequence[int], dtype: str, tracked: bool
@@ -37,6 +38,22 @@ class Value:
         self.tracked = tracked
         """Whether a gradient leads from here back to an input (False for whole numbers)."""
         self._array = array
+
+    @property
+    def node(self) -> Node:
+        """The node that made it, while the tape lives.
+
+        The link is weak: a node holds its results, and a ring would keep the arrays of a dropped
+        tape in memory until the garbage collector comes by.
+        """
+        node = self._node()
+        if node is None:
+            raise RuntimeError("the tape that this value belongs to is gone; keep it in a variable")
+        return node
+
+    @node.setter
+    def node(self, node: Node) -> None:
+        self._node = weakref.ref(node)
 
     @property
     def array(self) -> Array:
@@ -55,7 +72,7 @@ class Value:
         return f"%{self.node.index}" + (f".{self.index}" if len(self.node.out) > 1 else "")
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Node:
     """One operation that ran.
 
@@ -76,6 +93,8 @@ class Node:
     index: int = -1
     xp: Functions | None = None
     """The framework's array functions."""
+    parts: tuple[Node, ...] = ()
+    """The nodes that were folded into this one, in order."""
     _pull: Callable[..., tuple[Array, ...]] | None = None
     _call: Callable[..., Array] | None = None
     _free: Callable[[], None] | None = None
@@ -116,11 +135,23 @@ class Node:
             raise RuntimeError(f"{self.op} at {self.layer or 'the top'} cannot be run again")
         return self._call(*(inputs or self.inputs), **params)
 
+    def rerun(
+        self, *inputs: Array, **params: Array
+    ) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
+        """Run the op again as ``call`` does; returns its output and the way back through that run.
+
+        A parameter given as None is left out.
+        """
+        if self.xp is None:
+            raise RuntimeError(f"{self.op} has no array functions")
+        return self.xp.vjp(lambda *arrays: self.call(*arrays, **params), inputs)
+
     def free(self) -> None:
         """Give back the memory that the op held for its backward pass."""
         if self._free is not None:
             self._free()
         self._pull = self._call = self._free = None
+        self.parts = ()
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{v!r}:{shown(v)}" for v in self.out)
@@ -220,3 +251,5 @@ class Tape:
         """Give back everything that the tape holds; it cannot be walked afterwards."""
         for node in self.nodes:
             node.free()
+            for value in node.out:
+                value.release()

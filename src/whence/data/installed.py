@@ -32,16 +32,17 @@ def need(module: str, wanted_for: str, install: str) -> ModuleType:
         >>> need("json", "demo:digits", "json").__name__
         'json'
     """
+    package = module.partition(".")[0]
     if not is_installed(module):
         raise MissingFramework(
-            f"{wanted_for} needs {module}, which is not installed: pip install {install}"
+            f"{wanted_for} needs {package}, which is not installed: pip install {install}"
         )
     try:
         return importlib.import_module(module)
     except Exception as error:
         # A package built against another version fails in its own import, with any exception.
         raise MissingFramework(
-            f"{wanted_for} needs {module}, which is installed but cannot be imported "
+            f"{wanted_for} needs {package}, which is installed but cannot be imported "
             f"({type(error).__name__}: {error}). Install builds that fit each other: "
             f"pip install --force-reinstall {install}"
         ) from error

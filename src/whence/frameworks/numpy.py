@@ -62,6 +62,9 @@ class NumpyFunctions:
     def isfinite(self, array: Array) -> Array:
         return np.isfinite(array)
 
+    def known_zero(self, array: Array) -> bool:
+        return not bool(np.any(array))
+
     def sum(self, array: Array, axis: Any = None, keepdims: bool = False) -> Array:
         return np.sum(array, axis=axis, keepdims=keepdims)
 

@@ -1,4 +1,4 @@
-"""The catalogue: every method by name, what it answers, needs, promises and costs, and its paper."""
+"""The catalogue: each method by name, what it answers, needs, promises, costs, and its paper."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class MethodTable(tuple[MethodRow, ...]):
         lines = [head] + [(r.name, r.question, r.needs, r.promises, r.cost, r.paper) for r in self]
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
         return "\n".join(
-            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+            for line in lines
         )
 
     __repr__ = __str__
@@ -50,24 +51,80 @@ class MethodTable(tuple[MethodRow, ...]):
 CATALOGUE: dict[str, MethodRow] = {
     row.name: row
     for row in (
-        MethodRow("gradient", Gradient, "which change would move the answer?", "a gradient", "exact df/dx",
-                  "1", "baehrens2010"),
-        MethodRow("saliency", Saliency, "what does the answer react to?", "a gradient", "|df/dx|", "1",
-                  "simonyan2013"),
-        MethodRow("sensitivity-analysis", SensitivityAnalysis, "what does the answer react to, squared?",
-                  "a gradient", "(df/dx)^2", "1", "montavon2018"),
-        MethodRow("gradient-x-input", GradientTimesInput, "what does each element contribute?", "a gradient",
-                  "adds up without biases", "1", "shrikumar2017, ancona2018"),
-        MethodRow("simple-taylor", SimpleTaylor, "what makes the answer differ from a root's?", "a gradient",
-                  "adds up to first order; remainder reported", "2, or 50 with a search", "montavon2018"),
-        MethodRow("deconvolution", Deconvolution, "which pattern excited the unit?", "rectifiers",
-                  "no sum; nearly the same for every class", "1", "zeiler2014"),
-        MethodRow("guided-backpropagation", GuidedBackpropagation, "which pattern excited the unit, sharply?",
-                  "rectifiers", "no sum; nearly the same for every class", "1", "springenberg2015"),
-        MethodRow("lrp", LRP, "where did the answer come from?", "a rule for every op",
-                  "adds up but for what the ledger lists", "1.2", "bach2015, achtibat2024"),
+        MethodRow(
+            "gradient",
+            Gradient,
+            "which change would move the answer?",
+            "a gradient",
+            "exact df/dx",
+            "1",
+            "baehrens2010",
+        ),
+        MethodRow(
+            "saliency",
+            Saliency,
+            "what does the answer react to?",
+            "a gradient",
+            "|df/dx|",
+            "1",
+            "simonyan2013",
+        ),
+        MethodRow(
+            "sensitivity-analysis",
+            SensitivityAnalysis,
+            "what does the answer react to, squared?",
+            "a gradient",
+            "(df/dx)^2",
+            "1",
+            "montavon2018",
+        ),
+        MethodRow(
+            "gradient-x-input",
+            GradientTimesInput,
+            "what does each element contribute?",
+            "a gradient",
+            "adds up without biases",
+            "1",
+            "shrikumar2017, ancona2018",
+        ),
+        MethodRow(
+            "simple-taylor",
+            SimpleTaylor,
+            "what makes the answer differ from a root's?",
+            "a gradient",
+            "adds up to first order; remainder reported",
+            "2, or 50 with a search",
+            "montavon2018",
+        ),
+        MethodRow(
+            "deconvolution",
+            Deconvolution,
+            "which pattern excited the unit?",
+            "rectifiers",
+            "no sum; nearly the same for every class",
+            "1",
+            "zeiler2014",
+        ),
+        MethodRow(
+            "guided-backpropagation",
+            GuidedBackpropagation,
+            "which pattern excited the unit, sharply?",
+            "rectifiers",
+            "no sum; nearly the same for every class",
+            "1",
+            "springenberg2015",
+        ),
+        MethodRow(
+            "lrp",
+            LRP,
+            "where did the answer come from?",
+            "a rule for every op",
+            "adds up but for what the ledger lists",
+            "1.2",
+            "bach2015, achtibat2024",
+        ),
     )
-}  # fmt: skip
+}
 
 
 def methods() -> MethodTable:
@@ -89,7 +146,8 @@ def make(method: Any, options: Mapping[str, Any]) -> Method:
     if isinstance(method, Method):
         if options:
             raise OptionError(
-                f"options {sorted(options)} were given beside {method!r}; give them to the object itself"
+                f"options {sorted(options)} were given beside {method!r}; give them to the object "
+                "itself"
             )
         return method
     if isinstance(method, type) and issubclass(method, Method):

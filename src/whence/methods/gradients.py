@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .. import targets
+from .. import checks, targets
 from ..arrays import Array, Functions
 from ..errors import OptionError
+from ..rules.affine import finite
 from ..rules.gradient import GRADIENT
 from .base import Found, Job, Method
 from .walks import run_walks
@@ -22,11 +23,12 @@ def native_gradient(job: Job) -> Found:
     """The gradient of the target with respect to the inputs, by the framework or over the tape.
 
     The tape is used where the framework's own gradient has nothing to hold on to: for a layer's
-    units, at a layer, for whole-number inputs, and through a model that runs under ``no_grad``.
+    units, before the last softmax, at a layer, for whole-number inputs, and through a model that
+    runs under ``no_grad``.
     """
     target, xp = job.target, job.framework.xp
     floats = any(xp.is_floating(a) for a in job.inputs.arrays.values())
-    if target.layer is None and job.at is None and floats:
+    if target.layer is None and not target.logit and job.at is None and floats:
         found = _by_framework(job)
         if any(g is not None for g in found.attribution.values()):
             return found
@@ -40,6 +42,7 @@ def _by_framework(job: Job) -> Found:
     def score(outputs: Mapping[str, Array], **arguments: Array) -> Any:
         y = outputs[targets.pick(target, outputs)]
         target.check(xp.shape(y))
+        checks.check_batch(xp.shape(y), job.inputs.batch, "the explained output")
         weights, index = target.weights(xp, y, arguments)
         axes = tuple(range(1, len(xp.shape(y))))
         scores = xp.sum(weights * y, axis=axes) if axes else weights * y
@@ -48,6 +51,8 @@ def _by_framework(job: Job) -> Found:
     grads, scores, extras = job.framework.gradient(
         job.model, job.inputs, score, key=target.key, arguments=job.arguments, head=target.head
     )
+    # A compiled graph serves other classes too, so the class is looked at on every call.
+    target.check(xp.shape(extras["y"]))
     shown = None if target.head is not None else extras["y"]
     return Found(dict(grads), scores, extras.get("index"), shown)
 
@@ -90,6 +95,7 @@ class Gradient(_OfGradient):
     name: ClassVar[str] = "gradient"
 
     def of(self, xp: Functions, gradient: Array, x: Array) -> Array:
+        """The gradient itself."""
         return gradient
 
 
@@ -114,6 +120,7 @@ class Saliency(_OfGradient):
             raise OptionError(f"reduce is one of {', '.join(_REDUCTIONS)}; got {self.reduce!r}")
 
     def of(self, xp: Functions, gradient: Array, x: Array) -> Array:
+        """Its size."""
         return xp.abs(gradient)
 
 
@@ -125,6 +132,7 @@ class SensitivityAnalysis(_OfGradient):
     signed: ClassVar[bool] = False
 
     def of(self, xp: Functions, gradient: Array, x: Array) -> Array:
+        """Its square."""
         return gradient * gradient
 
 
@@ -139,6 +147,6 @@ class GradientTimesInput(_OfGradient):
     complete: ClassVar[bool] = True
 
     def of(self, xp: Functions, gradient: Array, x: Array) -> Array:
-        return gradient * x
-
-
+        """Gradient times input."""
+        # An attention mask may hold -inf: it is no quantity, and 0 * inf is NaN.
+        return gradient * finite(xp, x)

@@ -23,16 +23,15 @@ Arrays = dict[str, Array]
 
 @dataclass(frozen=True, repr=False)
 class SimpleTaylor(Method):
-    """R = (x - root) * df/dx at the root: each element's first-order share of f(x) - f(root)
-    [montavon2018].
+    """R = (x - root) * df/dx at the root: the first-order share of f(x) - f(root) [montavon2018].
 
-    root: "zero", the origin of the input space, where the expansion of a piecewise linear network is
-    gradient x input (exact without biases); "nearest", the closest point with f = 0 on the line
-    through x along its own gradient, found by bisection; or an array that broadcasts to the input
-    (a dict or tuple of them for several inputs).
+    root: "zero", the origin of the input space, where the expansion of a piecewise linear network
+        is gradient x input (exact without biases); "nearest", the closest point with f = 0 on the
+        line through x along its own gradient, found by bisection; or an array that broadcasts to
+        the input (a dict or tuple of them for several inputs).
     steps: bisections of the search, each a call of the model.
-    The remainder f(x) - f(root) - sum R is in ``extras["remainder"]``, the root in ``extras["root"]``.
-    Raises OptionError for another word or a root that does not fit.
+    ``extras`` holds the ``root`` and the ``remainder`` f(x) - f(root) - sum R.
+    Raises OptionError for another word, a root that does not fit, or whole-number input.
     """
 
     name: ClassVar[str] = "simple-taylor"
@@ -45,19 +44,33 @@ class SimpleTaylor(Method):
         if isinstance(self.root, str) and self.root not in ("zero", "nearest"):
             raise OptionError(f'root is "zero", "nearest" or an array; got {self.root!r}')
         if self.steps < 1:
-            raise OptionError(f"steps, the bisections of the root search, must be at least 1; got {self.steps}")
+            raise OptionError(
+                f"steps, the bisections of the root search, must be at least 1; got {self.steps}"
+            )
 
     @classmethod
     def run(cls, methods: Sequence[SimpleTaylor], job: Job) -> list[Found]:
+        """One expansion a method."""
         return [method._one(job) for method in methods]
 
     def _one(self, job: Job) -> Found:
         start = time.perf_counter()
         if job.at is not None:
-            raise OptionError("simple-taylor expands about a root of the input; at= is not defined for it")
+            raise OptionError(
+                "simple-taylor expands about a root of the input; at= is not defined for it"
+            )
         xp = job.framework.xp
         here = native_gradient(job)
-        x = {k: job.inputs.arrays[k] for k, g in here.attribution.items() if g is not None and k in job.inputs.arrays}
+        x = {
+            k: job.inputs.arrays[k]
+            for k, g in here.attribution.items()
+            if g is not None and k in job.inputs.arrays
+        }
+        if not x:
+            raise OptionError(
+                "simple-taylor needs floating-point input: whole-number ids have no line to a "
+                "root. gradient-x-input is the expansion about zero embeddings"
+            )
         notes: tuple[str, ...] = here.notes
         if isinstance(self.root, str) and self.root == "zero":
             # The limit of the expansion point towards the origin: the slope is the one at x.
@@ -72,11 +85,16 @@ class SimpleTaylor(Method):
         parts = {
             k: (x[k] - root[k]) * slope.attribution[k] if k in x else None for k in here.attribution
         }
-        total = sum(xp.sum(p, axis=tuple(range(1, len(xp.shape(p))))) for p in parts.values() if p is not None)
+        total = sum(
+            xp.sum(p, axis=tuple(range(1, len(xp.shape(p)))))
+            for p in parts.values()
+            if p is not None
+        )
         remainder = here.score - there.score - total
+        shown = root if len(root) > 1 else next(iter(root.values()))
         return replace(
             here, attribution=parts, reference=there.score, notes=notes,
-            extras={"remainder": xp.to_numpy(remainder), "root": root if len(root) > 1 else next(iter(root.values()))},
+            extras={"remainder": xp.to_numpy(remainder), "root": shown},
             seconds=time.perf_counter() - start,
         )  # fmt: skip
 
@@ -86,17 +104,35 @@ class SimpleTaylor(Method):
         if isinstance(self.root, (Mapping, tuple, list)):
             given = frameworks.gather(job.framework, job.model, self.root).arrays
         else:
-            given = dict.fromkeys(x, job.framework.convert(np.asarray(self.root) if isinstance(self.root, (int, float)) else self.root, job.model))
+            given = dict.fromkeys(
+                x,
+                job.framework.convert(
+                    np.asarray(self.root) if isinstance(self.root, (int, float)) else self.root,
+                    job.model,
+                ),
+            )
         try:
-            return {k: xp.zeros_like(v) + xp.cast(given[k], xp.dtype(v)) for k, v in x.items() if _fits(xp, given[k], v)}
+            return {
+                k: xp.zeros_like(v) + xp.cast(given[k], xp.dtype(v))
+                for k, v in x.items()
+                if _fits(xp, given[k], v)
+            }
         except KeyError as error:
-            raise OptionError(f"the root has no array for input {error}; it needs one for each of {list(x)}") from error
+            raise OptionError(
+                f"the root has no array for input {error}; it needs one for each of {list(x)}"
+            ) from error
 
     def _search(self, job: Job, here: Found, x: Arrays) -> tuple[Arrays, tuple[str, ...]]:
-        """The nearest root on x - t * gradient, t >= 0, per sample: double t until f <= 0, then bisect."""
+        """The nearest root on x - t * gradient, t >= 0, of each sample.
+
+        t is doubled until f <= 0, then bisected.
+        """
         xp = job.framework.xp
         slope: Arrays = {k: here.attribution[k] for k in x}
-        norm = sum(xp.to_numpy(xp.sum(g * g, axis=tuple(range(1, len(xp.shape(g)))))) for g in slope.values())
+        norm = sum(
+            xp.to_numpy(xp.sum(g * g, axis=tuple(range(1, len(xp.shape(g))))))
+            for g in slope.values()
+        )
         score = np.asarray(xp.to_numpy(here.score), np.float64)
         norm = np.asarray(norm, np.float64)
         low, positive = np.zeros_like(score), score > 0
@@ -127,9 +163,15 @@ class SimpleTaylor(Method):
         missed = int((~reached).sum())
         notes = here.notes
         if missed:
-            notes += (f"no root on the gradient's line for {missed} sample(s); the farthest point tried was used",)
+            notes += (
+                f"no root on the gradient's line for {missed} sample(s); the farthest point tried "
+                "was used",
+            )
         if (~positive).any():
-            notes += (f"f(x) <= 0 for {int((~positive).sum())} sample(s): x is its own root there, and R = 0",)
+            notes += (
+                f"f(x) <= 0 for {int((~positive).sum())} sample(s): x is its own root there, "
+                "and R = 0",
+            )
         return at(high), notes
 
 
@@ -137,9 +179,13 @@ def _fits(xp: Any, root: Array, x: Array) -> bool:
     try:
         np.broadcast_shapes(xp.shape(root), xp.shape(x))
     except ValueError as error:
-        raise OptionError(f"the root has shape {xp.shape(root)}, the input {xp.shape(x)}: they do not fit") from error
+        raise OptionError(
+            f"the root has shape {xp.shape(root)}, the input {xp.shape(x)}: they do not fit"
+        ) from error
     if np.broadcast_shapes(xp.shape(root), xp.shape(x)) != tuple(xp.shape(x)):
-        raise OptionError(f"the root has shape {xp.shape(root)}, larger than the input's {xp.shape(x)}")
+        raise OptionError(
+            f"the root has shape {xp.shape(root)}, larger than the input's {xp.shape(x)}"
+        )
     return True
 
 
@@ -152,7 +198,8 @@ def _moved(job: Job, arrays: Arrays, here: Found) -> Job:
     """The same call at another input, explaining the class that was chosen at x."""
     target, arguments = job.target, dict(job.arguments)
     if here.index is not None and not arguments:
-        target = Classes((0,), output=target.output)  # the index itself travels as an argument
+        # The index itself travels as an argument.
+        target = Classes((0,), output=target.output, logit=target.logit)
         arguments = {"target": here.index}
     return replace(job, inputs=job.inputs.replaced(arrays), target=target, arguments=arguments)
 

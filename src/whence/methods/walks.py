@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .. import targets
+from .. import checks, targets
 from ..arrays import Array
-from ..backward import Rule, plan, walk
+from ..backward import Row, Rule, plan, walk
 from ..errors import OptionError, TargetError
 from ..ops import Op
 from ..rules.affine import Epsilon
@@ -26,7 +26,7 @@ Table = Mapping[Op, Rule]
 
 @dataclass(frozen=True)
 class _Walk:
-    """One walk to be done: which rule a node gets, and whether the seed is in the output's units."""
+    """One walk to be done: which rule a node gets, and what it starts with."""
 
     choose: Callable[[Node], Rule | None]
     seed: str
@@ -61,11 +61,15 @@ def run_walks(
         arguments=job.arguments, head=job.target.head, lean=not in_units, fold=in_units, keep=keep,
     )  # fmt: skip
     seconds = (time.perf_counter() - start) / len(tables)
+    if job.target.layer is None:
+        # A compiled graph serves other classes too, so the class is looked at on every call.
+        job.target.check(result["shape"])
     return [
         Found(
-            w["attribution"], result["score"], result["index"], result["y"], rows=w["rows"],
-            seed=w["seed"], axes=result["axes"], notes=tuple(result["notes"]),
-            extras={"places": result["places"], "rectifiers": result["rectifiers"]}, seconds=seconds,
+            w["attribution"], result["score"], result["index"], result["y"],
+            rows=[Row(**row) for row in w["rows"]], seed=w["seed"], axes=result["axes"],
+            notes=(*result["notes"], *w["notes"]),
+            extras={k: result[k] for k in ("places", "rectifiers")}, seconds=seconds,
         )
         for w in result["walks"]
     ]  # fmt: skip
@@ -87,11 +91,8 @@ def _program(
     """Pure array code: the target on the tape, then the walks."""
     target, value = targets.find(job.target, tape)
     samples = job.inputs.batch
-    if value.shape[0] != samples:
-        raise TargetError(
-            f"layer {job.target.layer} merges the samples with another axis: its output is {value.shape} for "
-            f"{samples} sample(s). Choose a layer that keeps the batch axis"
-        )
+    place = f"layer {target.layer}" if target.layer else "the explained output"
+    checks.check_batch(value.shape, samples, place)
     xp: Any = value.node.xp
     y = value.array
     weights, index = target.weights(xp, y, arguments)
@@ -100,9 +101,10 @@ def _program(
     places, names = _places(tape, job.at)
     held = {k: v.array for k, v in names.items()}
     plans = [plan(tape, w.choose, [value], places, w.ways_out) for w in walks]
-    shown = y
-    if target.layer is not None or target.head is not None:
-        shown = None
+    shown = None
+    if target.head is None:
+        kept = tape.outputs[tape.main if target.layer else targets.pick(target, tape.outputs)]
+        shown = kept.array if isinstance(kept, Value) else kept
     rectifiers = sum(n.kind is Op.RELU for n in tape.nodes)
     done = []
     for number, (spec, rules) in enumerate(zip(walks, plans, strict=True)):
@@ -118,13 +120,25 @@ def _program(
             )
         done.append({
             "attribution": {k: found.relevance.get(v) for k, v in names.items()},
-            "rows": found.rows,
+            "rows": [vars(row) for row in found.rows],
             "seed": xp.sum(seed, axis=axes) if axes else seed,
+            "notes": _guessed(tape, rules),
         })  # fmt: skip
     return {
         "walks": done, "score": score, "index": index, "y": shown, "places": held,
         "notes": list(tape.notes), "axes": _axes(tape, job.at, names), "rectifiers": rectifiers,
+        "shape": value.shape,
     }  # fmt: skip
+
+
+def _guessed(tape: Tape, rules: Mapping[int, Rule]) -> list[str]:
+    """Which ops relevance was handed through without a rule, by the user's choice."""
+    nodes = [tape.nodes[place] for place, rule in rules.items() if rule is proportional]
+    ops = list(dict.fromkeys(f"{n.op} at {n.layer or '(top)'}" for n in reversed(nodes)))
+    if not ops:
+        return []
+    shown = ", ".join(ops[:4]) + (f" and {len(ops) - 4} more" if len(ops) > 4 else "")
+    return [f'unknown="gradient": no rule for {shown}; handed on in proportion to input x gradient']
 
 
 def _places(tape: Tape, at: str | None) -> tuple[list[Value], dict[str, Value]]:
@@ -137,12 +151,16 @@ def _places(tape: Tape, at: str | None) -> tuple[list[Value], dict[str, Value]]:
     embedded = [n for n in tape.nodes if n.kind is Op.EMBEDDING]
     for number, node in enumerate(embedded):
         # One embedding of one whole-number input stands for that input.
-        name = whole[0] if len(embedded) == 1 and len(whole) == 1 else (node.layer or f"embedding{number}")
+        name = (
+            whole[0]
+            if len(embedded) == 1 and len(whole) == 1
+            else (node.layer or f"embedding{number}")
+        )
         names[name] = node.out[0]
     if not names:
         raise TargetError(
-            "the input holds whole numbers and the model has no embedding for them, so nothing can be "
-            "attributed; give floating-point input"
+            "the input holds whole numbers and the model has no embedding for them, so nothing can "
+            "be attributed; give floating-point input"
         )
     return list(names.values()), names
 
@@ -181,7 +199,7 @@ class _Rectified(Method):
 
 @dataclass(frozen=True, repr=False)
 class Deconvolution(_Rectified):
-    """The signal carried back, rectified at every rectifier whatever it did forwards [zeiler2014]."""
+    """The signal carried back and rectified at every rectifier [zeiler2014]."""
 
     name: ClassVar[str] = "deconvolution"
     table: ClassVar[Table] = DECONVOLUTION
@@ -201,7 +219,7 @@ _SEEDS = ("output", "one")
 
 @dataclass(frozen=True, repr=False)
 class LRP(Method):
-    """Layer-wise relevance propagation: the answer, shared out op by op back to the input [bach2015].
+    """Layer-wise relevance propagation: the answer shared out op by op, to the input [bach2015].
 
     composite: which op gets which rule, by name ("epsilon"; "auto" chooses and records it), or one
     rule such as ``whence.rules.Epsilon(1e-3)`` for every linear op.
@@ -221,9 +239,10 @@ class LRP(Method):
     unknown: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.composite, str) and self.composite not in (*_COMPOSITES, "auto"):
+        if not isinstance(self.composite, Epsilon) and self.composite not in (*_COMPOSITES, "auto"):
             raise OptionError(
-                f"no composite named {self.composite!r}; there are {', '.join(map(repr, ('auto', *_COMPOSITES)))}"
+                f"no composite named {self.composite!r}; there are "
+                f"{', '.join(map(repr, ('auto', *_COMPOSITES)))}"
             )
         if self.seed not in _SEEDS:
             raise OptionError(f"seed is one of {', '.join(map(repr, _SEEDS))}; got {self.seed!r}")
@@ -233,7 +252,10 @@ class LRP(Method):
 
     @property
     def options(self) -> dict[str, Any]:
-        return super().options | {"composite": "epsilon" if self.composite == "auto" else self.composite}
+        """The options by name, with the composite that was chosen."""
+        return super().options | {
+            "composite": "epsilon" if self.composite == "auto" else self.composite
+        }
 
     def table(self) -> Table:
         """The rule of each kind of op."""
@@ -245,9 +267,8 @@ class LRP(Method):
 
     @classmethod
     def run(cls, methods: Sequence[LRP], job: Job) -> list[Found]:
+        """One recording, one walk a method."""
         return run_walks(
             [m.table() for m in methods], job, keep_books=job.ledger, in_units=True,
             seeds=[m.seed for m in methods], key=tuple(methods),
         )  # fmt: skip
-
-

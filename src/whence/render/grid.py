@@ -280,10 +280,10 @@ def _fill_heads(page: Page, plan: _Plan, heads: Sequence[str]) -> None:
     """Column titles, standing on one line just above the first row."""
     if plan.shown:
         x = plan.left(-1) + plan.size / 2
-        page.write(x, plan.top - 0.06, "input", BODY, ha="center", va="bottom", color=FAINT)
+        page.write(x, plan.top - 0.09, "input", BODY, ha="center", va="baseline", color=FAINT)
     for c, head in enumerate(heads):
         x = plan.left(c) + plan.size / 2
-        page.write(x, plan.top - 0.06, head, BODY, ha="center", va="bottom", weight="bold")
+        page.write(x, plan.top - 0.09, head, BODY, ha="center", va="baseline", weight="bold")
 
 
 def _fill_row(

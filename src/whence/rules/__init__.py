@@ -1,7 +1,14 @@
 """Rule tables: for each method, what every kind of operation does on the way back."""
 
 from .affine import Epsilon as Epsilon
+from .composite import Composite as Composite
 from .gradient import GRADIENT as GRADIENT
-from .lrp import epsilon_table as epsilon_table
 from .rectified import DECONVOLUTION as DECONVOLUTION
 from .rectified import GUIDED as GUIDED
+from .rooted import Box as Box
+from .rooted import Flat as Flat
+from .rooted import WSquare as WSquare
+from .signed import AlphaBeta as AlphaBeta
+from .signed import Gamma as Gamma
+from .signed import ZPlus as ZPlus
+from .lrp import epsilon_table as epsilon_table

@@ -12,9 +12,10 @@ from typing import Any
 
 from ..backward import Split, Total
 from ..errors import OptionError
+from ..ops import Op
 from ..tape import Array, Node
 
-__all__ = ["Epsilon", "stabilise"]
+__all__ = ["Epsilon", "finite", "stabilise"]
 
 _HALF = ("float16", "bfloat16")
 
@@ -35,6 +36,11 @@ def stabilise(node: Node, array: Array, eps: float) -> Array:
     return xp.where(array >= 0, array + shift, array - shift)
 
 
+def finite(xp: Any, array: Array) -> Array:
+    """``array`` with zeros where it is not finite."""
+    return xp.where(xp.isfinite(array), array, xp.zeros_like(array))
+
+
 @dataclass(frozen=True)
 class Epsilon:
     """LRP-epsilon: x * J^T (R / s(z)), for ops that are linear in each operand [bach2015].
@@ -51,16 +57,23 @@ class Epsilon:
             raise OptionError(f"Epsilon needs eps >= 0, the stabiliser; got {self.eps!r}")
 
     def __call__(self, node: Node, relevance: Array) -> Split:
+        """Relevance of the output in, of each operand out."""
+        xp: Any = node.xp
         z = node.output
         shares = relevance / stabilise(node, z, self.eps)
-        parts = tuple(x * p for x, p in zip(node.inputs, node.pull(shares), strict=True))
+        inputs = node.inputs
+        if node.kind is Op.ADD:
+            # A mask of -inf may be added to scores. No relevance comes back there; 0 * inf is NaN.
+            inputs = tuple(finite(xp, x) for x in inputs)
+        parts = tuple(x * p for x, p in zip(inputs, node.pull(shares), strict=True))
         offset = node.offset
 
         def absorbed(total: Total) -> Mapping[str, Array]:
-            books = {"epsilon": total(relevance) - total(shares, z)}
+            masked = node.kind in (Op.ADD, Op.AFFINE)
+            books = {"epsilon": total(relevance) - total(shares, finite(xp, z) if masked else z)}
             if offset is not None:
-                xp: Any = node.xp
-                books["bias"] = total(shares, xp.asarray(offset, like=shares))
+                shift = xp.asarray(offset, like=shares)
+                books["bias"] = total(shares, finite(xp, shift) if masked else shift)
             return books
 
         return Split(parts, absorbed)

@@ -40,8 +40,10 @@ def halves(node: Node, relevance: Array) -> tuple[Array, ...]:
 
 
 def product(node: Node, relevance: Array) -> Split:
-    """Matrix product of two tracked operands: half to each, there in proportion
-    [achtibat2024, Prop. 3.3]: R_A = A * (R / (2 s(O)) B^T), R_B = B * (A^T R / (2 s(O)))."""
+    """Matrix product of two tracked operands: half to each, there in proportion.
+
+    R_A = A * (R / (2 s(O)) B^T), R_B = B * (A^T R / (2 s(O))) [achtibat2024, Prop. 3.3].
+    """
     z = node.output
     shares = relevance / stabilise(node, z, 1e-6)
     pulled = node.pull(shares * 0.5)
@@ -83,9 +85,10 @@ def softmax(node: Node, relevance: Array) -> Split:
 
 
 def norm(node: Node, relevance: Array) -> Split | tuple[Array, ...]:
-    """Layer, group and instance norm: the epsilon rule on the map x -> (x - mean) * scale / spread
-    + shift with the spread held constant [achtibat2024, ali2022]. A norm that does not centre (RMS)
-    only rescales each element, and hands its relevance on.
+    """Layer, group and instance norm: the epsilon rule, with the spread held constant.
+
+    The map is then x -> (x - mean) * scale / spread + shift [achtibat2024, ali2022]. A norm that
+    does not centre (RMS) only rescales each element, and hands its relevance on.
     """
     if not node.attrs.get("centre", True):
         return (relevance,)

@@ -39,8 +39,12 @@ def _constant(node: Node) -> Array:
     return xp.where(high == low, xp.ones_like(high), xp.zeros_like(high))
 
 
-def proportional(node: Node, relevance: Array) -> tuple[Array, ...]:
-    """x * J^T (R / s(z)) for an op of unknown structure: the user's explicit choice."""
+def proportional(node: Node, relevance: Any) -> Split:
+    """X * J^T (R / s(z)) for an op of unknown structure: the user's explicit choice.
+
+    How far the op is from linear is what it loses, booked as ``unknown``.
+    """
     given = relevance if isinstance(relevance, tuple) else (relevance,)
     shares = [r / stabilise(node, v.array, 1e-6) for r, v in zip(given, node.results, strict=True)]
-    return tuple(x * p for x, p in zip(node.inputs, node.pull(*shares), strict=True))
+    parts = tuple(x * p for x, p in zip(node.inputs, node.pull(*shares), strict=True))
+    return Split(parts, lambda total: {}, rest="unknown")

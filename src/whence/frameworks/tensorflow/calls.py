@@ -79,9 +79,7 @@ def caller(node: Any, definition: Any) -> Call:
     }
 
     def call(*operands: Array) -> list[Array]:
-        given = {
-            name: list(operands[i:j]) if many else operands[i] for name, i, j, many in groups
-        }
+        given = {name: list(operands[i:j]) if many else operands[i] for name, i, j, many in groups}
         return flat(function(**given, **fixed))
 
     return call

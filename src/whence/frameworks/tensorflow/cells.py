@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ...tape import Array, Value
+from ...tape import Value
 
 __all__ = ["Cell", "Level", "TensorList", "differentiable"]
 
@@ -34,7 +34,7 @@ class Cell:
     ragged: whether its shape depends on numbers, not on shapes alone.
     """
 
-    __slots__ = ("array", "level", "ragged", "token", "value")
+    __slots__ = ("array", "level", "origin", "ragged", "token", "value")
 
     def __init__(
         self,
@@ -49,6 +49,8 @@ class Cell:
         self.value = value
         self.token = token
         self.ragged = ragged
+        self.origin: Value | None = None
+        """The value that this is, but for its gradient, which was stopped."""
 
     @property
     def number(self) -> np.ndarray | None:

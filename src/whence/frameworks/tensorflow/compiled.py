@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import tensorflow as tf
@@ -78,7 +78,7 @@ class Compiled:
 
 
 def compiled(run: Callable[..., Any], arrays: Sequence[Array]) -> Compiled:
-    """Trace ``run`` for arrays of these shapes and types; what is no array is kept from the trace."""
+    """Trace ``run`` for arrays like these; whatever is no array is kept from the trace."""
     kept: dict[str, Any] = {}
 
     def traced(*given: Array) -> list[Array]:
@@ -106,4 +106,7 @@ def packed(result: Any, leaves: list[Array]) -> Callable[[Sequence[Array]], Any]
         if hasattr(result, "_fields"):
             return lambda arrays: kind(*(item(arrays) for item in items))
         return lambda arrays: kind(item(arrays) for item in items)
+    if is_dataclass(result) and not isinstance(result, type):
+        held = {f.name: packed(getattr(result, f.name), leaves) for f in fields(result)}
+        return lambda arrays: replace(result, **{k: part(arrays) for k, part in held.items()})
     return lambda arrays: result

@@ -1,18 +1,16 @@
-"""Operations that are more than arithmetic: constants, calls, loops, variables, lists of tensors."""
+"""Operations that are more than arithmetic: constants, calls, loops, variables, lists."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from ...tape import Array
 from .cells import Cell, Level, TensorList
-
-if TYPE_CHECKING:
-    from .graph import Body, Instruction
-    from .reader import Reader
+from .graph import Body, Instruction
+from .runner import Runner
 
 __all__ = ["CONTROL"]
 
@@ -20,7 +18,7 @@ Found = list[Cell] | None
 """The results; None says that the instruction is to be run like any other."""
 
 
-def constant(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def constant(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """A constant of the graph, made once."""
     if x.constant is None:
         with tf.init_scope():
@@ -29,17 +27,17 @@ def constant(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> 
     return [Cell(x.constant, Level.FIXED)]
 
 
-def alias(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def alias(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """Results that are the operands themselves."""
     return list(inputs)
 
 
-def nothing(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def nothing(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """An operation kept out: it checks, prints, or orders others."""
     return []
 
 
-def function_call(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def function_call(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """A call of a function: its operations are read in its place."""
     return reader.run(body.inner[x.attr("f")], inputs)
 
@@ -47,13 +45,13 @@ def function_call(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]
 # Variables: read as they are, written only in this run's own notes.
 
 
-def read_variable(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def read_variable(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """A variable's value, or what the model wrote into it earlier in this run."""
     written = reader.state.get(id(inputs[0].array))
     return [written] if written is not None else None
 
 
-def current(reader: Reader, resource: Cell, dtype: Any) -> Cell:
+def current(reader: Runner, resource: Cell, dtype: Any) -> Cell:
     """What a variable holds by now."""
     written = reader.state.get(id(resource.array))
     if written is not None:
@@ -62,13 +60,13 @@ def current(reader: Reader, resource: Cell, dtype: Any) -> Cell:
     return Cell(array, Level.VARIABLE)
 
 
-def assign(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def assign(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """A variable is set: noted, not done."""
     reader.state[id(inputs[0].array)] = inputs[1]
     return []
 
 
-def assign_add(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def assign_add(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """A variable is changed by a sum or difference: noted, not done."""
     before = current(reader, inputs[0], x.attr("dtype"))
     sign = -1 if x.op == "AssignSubVariableOp" else 1
@@ -78,7 +76,7 @@ def assign_add(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -
     return []
 
 
-def random_state(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def random_state(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """The state of a random generator before its next draw; the generator does not move on."""
     if x.op == "RngSkip":
         return []
@@ -93,7 +91,7 @@ def random_state(reader: Reader, body: Body, x: Instruction, inputs: list[Cell])
 # Lists of tensors, as loops write them.
 
 
-def list_reserve(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def list_reserve(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """A list of that many entries, none written yet."""
     count, shape = inputs[1].number, inputs[0].number
     if count is None or not reader.record:
@@ -101,7 +99,7 @@ def list_reserve(reader: Reader, body: Body, x: Instruction, inputs: list[Cell])
     return [tensor_list([None] * int(count), x.attr("element_dtype"), shape, Level.FIXED)]
 
 
-def list_from_tensor(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def list_from_tensor(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """A list of the slices of a tensor along its first axis."""
     if not reader.record or inputs[0].array.shape[0] is None:
         return None
@@ -112,7 +110,7 @@ def list_from_tensor(reader: Reader, body: Body, x: Instruction, inputs: list[Ce
     return [tensor_list(cells, inputs[0].array.dtype, shape, inputs[0].level)]
 
 
-def list_get(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def list_get(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """One entry."""
     if not isinstance(inputs[0].array, TensorList):
         if inputs[0].array.dtype == tf.variant:
@@ -124,20 +122,20 @@ def list_get(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> 
     return [entry]
 
 
-def list_set(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def list_set(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """The list with one entry exchanged."""
     if not isinstance(inputs[0].array, TensorList):
         return None
     before = inputs[0].array
     place = number_of(inputs[1], x)
-    cells = list(before.cells)
+    cells: list[Cell | None] = list(before.cells)
     cells += [None] * (place + 1 - len(cells))
     cells[place] = inputs[2]
     level = max(inputs[0].level, inputs[2].level)
     return [tensor_list(cells, before.dtype, before.shape, level)]
 
 
-def list_stack(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def list_stack(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """The entries as one tensor."""
     if not isinstance(inputs[0].array, TensorList):
         # What came out of an opaque loop is one tensor already.
@@ -147,7 +145,7 @@ def list_stack(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -
     return reader.derived("Pack", stack, cells, {"axis": 0})
 
 
-def list_length(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def list_length(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """How many entries there are."""
     if not isinstance(inputs[0].array, TensorList):
         return None
@@ -155,7 +153,7 @@ def list_length(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) 
         return [Cell(tf.constant(len(inputs[0].array.cells), tf.int32), Level.FIXED)]
 
 
-def tensor_list(cells: list[Cell | None], dtype: Any, shape: Any, level: Level) -> Cell:
+def tensor_list(cells: Sequence[Cell | None], dtype: Any, shape: Any, level: Level) -> Cell:
     """A cell that holds a list."""
     if not isinstance(shape, tf.TensorShape):
         known = shape is not None and getattr(shape, "ndim", 1) == 1
@@ -163,7 +161,7 @@ def tensor_list(cells: list[Cell | None], dtype: Any, shape: Any, level: Level) 
     return Cell(TensorList(list(cells), dtype, shape), level)
 
 
-def squared_difference(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def squared_difference(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """Two operations that rules know, in place of one that they do not."""
     if not reader.record or not any(c.value is not None for c in inputs):
         return None
@@ -187,7 +185,7 @@ def number_of(cell: Cell, x: Instruction) -> int:
 # Branches and loops.
 
 
-def branch(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def branch(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """A branch: read in its place where the condition is fixed, else one opaque operation."""
     sides = body.inner[x.attr("then_branch")], body.inner[x.attr("else_branch")]
     known = inputs[0].number
@@ -196,7 +194,7 @@ def branch(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Fo
     return opaque(reader, x, inputs, lambda cells: conditional(reader, sides, cells))
 
 
-def conditional(reader: Reader, sides: tuple[Body, Body], cells: list[Cell]) -> list[Array]:
+def conditional(reader: Runner, sides: tuple[Body, Body], cells: list[Cell]) -> list[Array]:
     """Run one of two bodies, by a condition that is only known when the graph runs."""
 
     def side(which: Body) -> Callable[[], list[Array]]:
@@ -205,7 +203,7 @@ def conditional(reader: Reader, sides: tuple[Body, Body], cells: list[Cell]) -> 
     return list(tf.cond(tf.cast(cells[0].array, tf.bool), side(sides[0]), side(sides[1])))
 
 
-def loop(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+def loop(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """A loop: unrolled where the number of rounds is fixed, else one opaque operation."""
     condition, inside = body.inner[x.attr("cond")], body.inner[x.attr("body")]
     if reader.record:
@@ -225,7 +223,7 @@ def loop(reader: Reader, body: Body, x: Instruction, inputs: list[Cell]) -> Foun
 
 
 def repeated(
-    reader: Reader, condition: Body, inside: Body, x: Instruction, cells: list[Cell]
+    reader: Runner, condition: Body, inside: Body, x: Instruction, cells: list[Cell]
 ) -> list[Array]:
     """Run a loop whose number of rounds is only known when the graph runs."""
     changing = [i for i, (j, k) in enumerate(inside.results) if not passed_on(inside, i)]
@@ -265,7 +263,7 @@ def passed_on(body: Body, i: int) -> bool:
 
 
 def opaque(
-    reader: Reader, x: Instruction, inputs: list[Cell], run: Callable[[list[Cell]], list[Array]]
+    reader: Runner, x: Instruction, inputs: list[Cell], run: Callable[[list[Cell]], list[Array]]
 ) -> list[Cell]:
     """One operation for a whole branch or loop, with the framework's own gradient."""
     unpacked, pack = unlisted(inputs)

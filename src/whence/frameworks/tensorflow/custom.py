@@ -8,7 +8,7 @@ forward operations lead nowhere any more and are dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tensorflow as tf
 
@@ -16,10 +16,8 @@ from ...ops import Op
 from ...tape import Array
 from .cells import Cell, Level, differentiable
 from .graph import Body, Instruction
+from .runner import Runner
 from .steps import Step
-
-if TYPE_CHECKING:
-    from .reader import Reader
 
 __all__ = ["custom_step"]
 
@@ -31,7 +29,7 @@ ELEMENTWISE = frozenset(
 
 
 def custom_step(
-    reader: Reader,
+    reader: Runner,
     body: Body,
     instruction: Instruction,
     inputs: list[Cell],
@@ -48,9 +46,7 @@ def custom_step(
     refs = {instruction.inputs[i]: i for i in slots}
     forward = leading_from(body, set(refs), [j for j, _ in instruction.inputs])
     used = [*forward, *gradient.needed]
-    kept = {
-        j: done[j] for i in used for j, _ in body.instructions[i].inputs if j in done
-    }
+    kept = {j: done[j] for i in used for j, _ in body.instructions[i].inputs if j in done}
     # Arguments come after the results and are handed through; only the results are results.
     first = min(slots)
     targets = [i for i in range(first) if differentiable(arrays[i])]

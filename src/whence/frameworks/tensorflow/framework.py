@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from ...tape import Array, Tape
 from ..base import Expectation, Framework, Functions, Inputs, Program, Score
 from .compiled import Compiled, Store, compiled
 from .functions import TensorFlowFunctions
-from .models import describe, expected, floating_type, style, variables_of
-from .source import Source, call_key, call_model, flat_outputs, signature, trace
+from .models import describe, expected, floating_type, style
+from .source import Source, call_key, signature, trace
 
 __all__ = ["TensorFlow"]
 
@@ -39,7 +39,7 @@ class TensorFlow(Framework):
         """How many graphs were traced so far, the models' own included."""
 
     def accepts(self, model: object) -> bool:
-        """Whether this is a Keras model on TensorFlow, a tf.Module, a tf.function or a SavedModel."""
+        """Whether this is a Keras model on TensorFlow, a tf.Module, function or SavedModel."""
         keras = sys.modules.get("keras")
         if keras is not None and isinstance(model, keras.Layer):
             return keras.config.backend() == "tensorflow"
@@ -74,13 +74,13 @@ class TensorFlow(Framework):
         head: Head = None,
         lean: bool = False,
         fold: bool = False,
+        keep: Sequence[str] = (),
     ) -> Tape:
         """Run the model operation by operation, eagerly, and write down what ran.
 
-        fold: merge what scales and shifts a convolution's or matrix product's output (inference
-        batch-norm) into that operation.
+        Every output is held, ``lean`` or not: eager TensorFlow keeps most of them in any case.
         """
-        return self.source(model, inputs, head).record(inputs.arrays, fold=fold)
+        return self.source(model, inputs, head).record(inputs.arrays, fold=fold, keep=keep)
 
     def compute(
         self,
@@ -93,15 +93,17 @@ class TensorFlow(Framework):
         head: Head = None,
         lean: bool = False,
         fold: bool = False,
+        keep: Sequence[str] = (),
     ) -> Any:
         """The program on the tape, as one compiled graph, traced once per signature."""
         names, given = list(arguments or {}), dict(arguments or {})
 
         def run(arrays: Mapping[str, Array], others: Mapping[str, Array]) -> Any:
-            tape = self.source(model, inputs, head).record(arrays, fold=fold)
+            tape = self.source(model, inputs, head).record(arrays, fold=fold, keep=keep)
             return program(tape, **others)
 
-        graph = self.graph(model, inputs, ("compute", key, head, fold), names, given, run)
+        place = ("compute", key, head, fold, tuple(keep))
+        graph = self.graph(model, inputs, place, names, given, run)
         return graph([*inputs.arrays.values(), *given.values()])
 
     def gradient(
@@ -112,6 +114,7 @@ class TensorFlow(Framework):
         *,
         key: Hashable,
         arguments: Mapping[str, Array] | None = None,
+        head: Head = None,
     ) -> tuple[dict[str, Array | None], Array, dict[str, Array]]:
         """TensorFlow's own gradient, by ``tf.GradientTape`` around the model's call."""
         names, given = list(arguments or {}), dict(arguments or {})
@@ -120,20 +123,23 @@ class TensorFlow(Framework):
             floating = {n: a for n, a in arrays.items() if a.dtype.is_floating}
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(list(floating.values()))
-                scores, extras = score(self.outputs(model, inputs, arrays)[0], **others)
+                scores, extras = score(self.outputs(model, inputs, arrays, head), **others)
                 total = tf.reduce_sum(scores)
             found = dict(zip(floating, tape.gradient(total, list(floating.values())), strict=True))
             dense = {n: None if g is None else tf.convert_to_tensor(g) for n, g in found.items()}
             return {n: dense.get(n) for n in arrays}, scores, dict(extras)
 
-        graph = self.graph(model, inputs, ("gradient", key), names, given, run)
+        graph = self.graph(model, inputs, ("gradient", key, head), names, given, run)
         return graph([*inputs.arrays.values(), *given.values()])
 
     def predict(self, model: object, inputs: Inputs) -> dict[str, Array]:
         """The model's outputs by name."""
+        source = self.source(model, inputs, None)
+        if not source.body.writes:
+            return source.outputs_of(inputs.arrays)
 
         def run(arrays: Mapping[str, Array], others: Mapping[str, Array]) -> Any:
-            return self.outputs(model, inputs, arrays)[0]
+            return source.run(arrays)
 
         return self.graph(model, inputs, ("predict",), [], {}, run)(list(inputs.arrays.values()))
 
@@ -160,18 +166,15 @@ class TensorFlow(Framework):
         return self.sources.get(model, key, make)
 
     def outputs(
-        self, model: object, inputs: Inputs, arrays: Mapping[str, Array]
-    ) -> tuple[dict[str, Array], Any]:
-        """The model's own outputs by name, and how to put them back in place.
+        self, model: object, inputs: Inputs, arrays: Mapping[str, Array], head: Head
+    ) -> dict[str, Array]:
+        """The model's own outputs by name, by its trace.
 
         A model that writes into its variables (a recurrent state, the seed of a random layer) is
-        run from its trace instead, with the writing left out.
+        run operation by operation, with the writing left out.
         """
-        source = self.source(model, inputs, None)
-        if source.body.writes:
-            return source.run(arrays), source.structure
-        args, kwargs = inputs.call(arrays)
-        return flat_outputs(call_model(model, args, kwargs))
+        source = self.source(model, inputs, head)
+        return source.run(arrays) if source.body.writes else source.outputs_of(arrays)
 
     def graph(
         self,
@@ -198,7 +201,3 @@ class TensorFlow(Framework):
 
         place = (*key, signature(inputs.arrays), call_key(inputs), signature(given))
         return self.graphs.get(model, place, make)
-
-    def parameters(self, model: object) -> int:
-        """How many numbers the model holds."""
-        return sum(int(v.shape.num_elements() or 0) for v in variables_of(model))

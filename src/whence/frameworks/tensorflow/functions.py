@@ -1,4 +1,4 @@
-"""The array functions of TensorFlow, on eager tensors and on the symbolic ones of a traced graph."""
+"""The array functions of TensorFlow, on eager tensors and on symbolic ones of a graph."""
 
 from __future__ import annotations
 
@@ -101,6 +101,11 @@ class TensorFlowFunctions:
         if not array.dtype.is_floating:
             return tf.ones_like(array, tf.bool)
         return tf.math.is_finite(array)
+
+    def known_zero(self, array: Array) -> bool:
+        """Whether an eager array holds nothing but zeros; False for a symbolic one."""
+        known = tf.get_static_value(array)
+        return known is not None and not np.any(known)
 
     def sum(self, array: Array, axis: Any = None, keepdims: bool = False) -> Array:
         """The sum over an axis, several, or all."""

@@ -66,11 +66,16 @@ class Instruction:
     constant: Any = None
     """Kept here once computed, where it depends on nothing."""
     gradient: CustomGradient | None = None
+    jit: bool = False
+    """Whether only XLA has a kernel for it: Keras compiles grouped convolutions for that reason."""
 
     @cached_property
     def call(self) -> Callable[..., list[Array]]:
         """Runs it on given operands."""
-        return caller(self.node, self.definition)
+        plain = caller(self.node, self.definition)
+        if self.jit:
+            return tf.function(plain, jit_compile=True, autograph=False)
+        return plain
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute as a Python object."""
@@ -159,6 +164,9 @@ class Body:
         seen[id(graph)] = body
         for name in sorted({f for i in instructions for f in functions_named(i.node)}):
             body.inner[name] = cls.of(inner_graph(graph, name), log, seen)
+        for caller_of in (i for i in instructions if i.attr("_XlaMustCompile")):
+            for x in body.inner[functions_named(caller_of.node)[0]].instructions:
+                x.jit = x.op in ("Conv2D", "Conv3D")
         for operation, cotangents, found in gradients:
             starts = [ref(t) for t in cotangents]
             ends = [None if t is None else ref(t) for t in found]
@@ -239,13 +247,19 @@ def extend_custom_gradients(
         if operation.type != "IdentityN" or "_gradient_op_type" not in operation.node_def.attr:
             continue
         with graph.as_default():
-            cotangents = [tf.compat.v1.placeholder(t.dtype, t.shape) for t in operation.outputs]
+            # With a default, so that the function itself can still be run and differentiated.
+            cotangents = [
+                tf.raw_ops.PlaceholderWithDefault(input=tf.zeros_like(t), shape=t.shape)
+                for t in operation.outputs
+            ]
             gradients = tf.gradients(
                 list(operation.outputs),
                 list(operation.inputs),
                 cotangents,
                 stop_gradients=list(operation.inputs),
             )
-        dense = [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+        dense = [
+            tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients
+        ]
         found.append((operation, cotangents, dense))
     return found

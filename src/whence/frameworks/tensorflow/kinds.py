@@ -2,142 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from ...ops import Op
-from ...tape import Array, Node
-from .cells import Cell, Level
-from .steps import Params, Step
-
-__all__ = ["CUT", "RAGGED", "SHAPE_OF", "Meaning", "Sight", "classify"]
-
-CUT = frozenset(
-    "StopGradient Shape ShapeN Size Rank ZerosLike OnesLike ArgMax ArgMin Floor Ceil Round Rint "
-    "Sign OneHot Equal NotEqual Less LessEqual Greater GreaterEqual LogicalAnd LogicalOr "
-    "LogicalNot IsNan IsInf IsFinite Where Bucketize InTopKV2 Range Fill NextAfter Bincount "
-    "ApproximateEqual BroadcastArgs NonMaxSuppressionV3".split()
+from .linear import (
+    addition,
+    batch_norm,
+    convolution,
+    einsum,
+    multiplication,
+    negation,
+    product,
+    transposed,
+    window,
 )
-"""Operations that no gradient passes, whatever type they return."""
+from .meaning import Meaning, Sight, Table
 
-SHAPE_OF = frozenset({"Shape", "ShapeN", "Size", "Rank"})
-"""Operations that read nothing but the shape of their operand."""
-
-RAGGED: dict[str, tuple[int, ...]] = {
-    "Where": (),
-    "Unique": (),
-    "UniqueV2": (),
-    "UniqueWithCounts": (),
-    "ListDiff": (),
-    "DynamicPartition": (),
-    "NonMaxSuppressionV3": (),
-    "NonMaxSuppressionV4": (),
-    "NonMaxSuppressionV5": (),
-    "Range": (0, 1, 2),
-    "Fill": (0,),
-    "Tile": (1,),
-    "BroadcastTo": (1,),
-    "Reshape": (1,),
-    "Slice": (1, 2),
-    "StridedSlice": (1, 2, 3),
-    "Pad": (1,),
-    "PadV2": (1,),
-    "OneHot": (1,),
-}
-"""Where the shape of a result depends on numbers: which operands decide it, all if none is named."""
-
-
-@dataclass
-class Sight:
-    """An operation as the tables below see it."""
-
-    op: str
-    attr: Callable[..., Any]
-    inputs: Sequence[Cell]
-    slots: Sequence[int]
-    results: Sequence[Array]
-
-    @property
-    def slot(self) -> int:
-        """The first tracked operand."""
-        return self.slots[0]
-
-    def single(self, *among: int) -> bool:
-        """Whether exactly one operand is tracked (and is one of these)."""
-        return len(self.slots) == 1 and (not among or self.slot in among)
-
-    def array(self, i: int) -> Array:
-        """An operand's array."""
-        return self.inputs[i].array
-
-    def number(self, i: int) -> np.ndarray | None:
-        """An operand's numbers where they are fixed."""
-        return self.inputs[i].number
-
-    def rank(self, i: int) -> int:
-        """An operand's number of axes."""
-        return int(self.array(i).shape.rank or 0)
-
-
-@dataclass
-class Meaning:
-    """A kind, with the operands that are its parameters."""
-
-    kind: Op
-    operands: Mapping[str, int] = field(default_factory=dict)
-    """Parameter name -> which operand holds it."""
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-    scale: Callable[[], Array] | None = None
-    shift: Callable[[], Array] | None = None
-    """The factor and the summand of an AFFINE."""
-    features: tuple[int, ...] = ()
-    """The axes of the output that the weight alone makes, where a bias may lie."""
-
-    def fill(self, node: Node, step: Step) -> None:
-        """Give a node its parameters and attributes."""
-        step.params = dict(self.operands)
-        makers: dict[str, Callable[[], Array]] = {
-            name: (lambda a=step.operands[i]: a) for name, i in self.operands.items()
-        }
-        node.attrs = dict(self.attrs)
-        if self.features:
-            node.attrs["features"] = self.features
-        if self.kind is Op.AFFINE:
-            makers = affine_params(self.scale, self.shift)
-            if self.shift is not None:
-                node.attrs["offset"] = self.shift
-            node._call = affine_call(step, self.scale, self.shift)
-        node.params = Params(makers)
-
-
-def affine_params(
-    scale: Callable[[], Array] | None, shift: Callable[[], Array] | None
-) -> dict[str, Callable[[], Array]]:
-    """The makers of an affine node's parameters; one that is absent is left out."""
-    return {k: v for k, v in (("scale", scale), ("shift", shift)) if v is not None}
-
-
-def affine_call(
-    step: Step, scale: Callable[[], Array] | None, shift: Callable[[], Array] | None
-) -> Callable[..., Array]:
-    """Run ``x * scale + shift`` again: as the operation itself, or with other numbers."""
-
-    def call(x: Array, **changed: Array) -> Array:
-        if not changed:
-            return step.call(x)
-        factor = changed.get("scale", scale() if scale else None)
-        summand = changed.get("shift", shift() if shift else None)
-        y = x if factor is None else x * factor
-        return y if summand is None else y + summand
-
-    return call
-
-
-Table = Callable[[Sight], Meaning]
+__all__ = ["classify"]
 
 
 def is_kind(kind: Op, **attrs: Any) -> Table:
@@ -150,48 +33,6 @@ def moves(how: Any) -> Table:
     return lambda s: Meaning(Op.SHAPE, attrs={"move": how})
 
 
-def text(value: Any) -> Any:
-    """Text attributes come as bytes."""
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def convolution(s: Sight) -> Meaning:
-    """Conv2D, Conv3D, depthwise: linear in the image, the filter is the weight."""
-    if not s.single(0):
-        return Meaning(Op.MATMUL if len(s.slots) == 2 else Op.OPAQUE)
-    dims = 3 if s.op == "Conv3D" else 2
-    attrs, axis = window(s, dims)
-    channels = int(s.array(0).shape[axis])
-    if s.op == "DepthwiseConv2dNative":
-        attrs |= {"groups": channels, "depthwise": True}
-    else:
-        attrs["groups"] = channels // int(s.array(1).shape[-2])
-    attrs |= {"dims": dims, "transposed": False}
-    return Meaning(Op.CONV, {"weight": 1}, attrs, features=(axis,))
-
-
-def transposed(s: Sight) -> Meaning:
-    """The gradient of a convolution as a layer: a transposed convolution."""
-    if not s.single(2):
-        return Meaning(Op.OPAQUE)
-    dims = 3 if s.op.startswith("Conv3D") else 2
-    attrs, axis = window(s, dims)
-    attrs |= {"dims": dims, "transposed": True, "groups": 1}
-    return Meaning(Op.CONV, {"weight": 1}, attrs, features=(axis,))
-
-
-def window(s: Sight, dims: int) -> tuple[dict[str, Any], int]:
-    """The attributes of a sliding window, and the axis of the channels."""
-    layout = text(s.attr("data_format")) or ("NHWC" if dims == 2 else "NDHWC")
-    axis = layout.index("C")
-    attrs: dict[str, Any] = {"data_format": layout, "channel_axis": axis}
-    for name in ("ksize", "strides", "dilations", "padding", "explicit_paddings"):
-        value = s.attr(name)
-        if value is not None and value != []:
-            attrs[name] = text(value)
-    return attrs, axis
-
-
 def pool(kind: Op) -> Table:
     """Pooling over windows."""
 
@@ -201,92 +42,9 @@ def pool(kind: Op) -> Table:
     return table
 
 
-def product(s: Sight) -> Meaning:
-    """Matrix products: DENSE with one tracked operand, MATMUL with two."""
-    if not s.single(0, 1):
-        return Meaning(Op.MATMUL)
-    weight = 1 - s.slot
-    first = s.slot == 0
-    attrs = {
-        "transpose": bool(s.attr("transpose_b" if first else "transpose_a", False))
-        or bool(s.attr("adj_y" if first else "adj_x", False)),
-        "slot": s.slot,
-    }
-    rank = int(s.results[0].shape.rank or 2)
-    return Meaning(Op.DENSE, {"weight": weight}, attrs, features=(rank - 1 if first else rank - 2,))
-
-
-def einsum(s: Sight) -> Meaning:
-    """Einstein sums of one or two operands."""
-    equation = text(s.attr("equation")).replace(" ", "")
-    left, out = equation.split("->")
-    parts = left.split(",")
-    if len(parts) == 1:
-        moved = sorted(left.replace(".", "")) == sorted(out.replace(".", ""))
-        if len(set(left)) < len(left):
-            return Meaning(Op.OPAQUE)
-        return Meaning(Op.SHAPE, attrs={"move": "other"}) if moved else Meaning(Op.AVGPOOL)
-    if len(s.slots) == 2:
-        return Meaning(Op.MATMUL, attrs={"equation": equation})
-    weight = 1 - s.slot
-    rank = int(s.results[0].shape.rank or 0)
-    plain = out.replace("...", "")
-    own = [c for c in plain if c in parts[weight] and c not in parts[s.slot]]
-    offset = rank - len(plain) if "..." in out and out.startswith("...") else 0
-    features = tuple(offset + plain.index(c) for c in own) if ("..." not in out or offset) else ()
-    attrs = {"equation": equation, "slot": s.slot}
-    return Meaning(Op.DENSE, {"weight": weight}, attrs, features=features)
-
-
-def addition(s: Sight) -> Meaning:
-    """Sums and differences: ADD of tracked operands, AFFINE with a constant one."""
-    signs = (1, -1) if s.op == "Sub" else (1,) * len(s.inputs)
-    if len(s.inputs) > 1 and len(s.slots) == len(s.inputs):
-        return Meaning(Op.ADD, attrs={"signs": signs})
-    if len(s.inputs) != 2:
-        rest = [c.array for i, c in enumerate(s.inputs) if i not in s.slots]
-        if len(s.slots) == 1:
-            return Meaning(Op.AFFINE, shift=lambda: tf.add_n(rest)) if rest else same(s)
-        return Meaning(Op.ADD, attrs={"signs": (1,) * len(s.slots), "offset": lambda: tf.add_n(rest)})
-    other = s.array(1 - s.slot)
-    if s.op == "BiasAdd":
-        shift = channel_bias(s, other)
-        return Meaning(Op.AFFINE, shift=shift, attrs={"bias": True})
-    if s.op == "Sub" and s.slot == 1:
-        return Meaning(Op.AFFINE, scale=lambda: -tf.ones([], other.dtype), shift=lambda: other)
-    return Meaning(Op.AFFINE, shift=(lambda: -other) if s.op == "Sub" else (lambda: other))
-
-
-def channel_bias(s: Sight, bias: Array) -> Callable[[], Array]:
-    """A bias as it broadcasts against the output, whichever axis has the channels."""
-    rank = s.rank(0)
-    if text(s.attr("data_format", b"NHWC")) != "NCHW":
-        return lambda: bias
-    return lambda: tf.reshape(bias, [-1] + [1] * (rank - 2))
-
-
 def same(s: Sight) -> Meaning:
     """Elementwise and without effect on numbers."""
     return Meaning(Op.SHAPE, attrs={"move": "same"})
-
-
-def multiplication(s: Sight) -> Meaning:
-    """Products and quotients: MUL of tracked operands, AFFINE with a constant one."""
-    divide = s.op in ("RealDiv", "Div", "DivNoNan")
-    if len(s.slots) == 2:
-        return Meaning(Op.MUL, attrs={"divide": divide})
-    other = s.array(1 - s.slot)
-    if divide and s.slot == 1:
-        return Meaning(Op.ACTIVATION)
-    if divide:
-        return Meaning(Op.AFFINE, scale=lambda: tf.math.reciprocal(other))
-    return Meaning(Op.AFFINE, scale=lambda: other)
-
-
-def negation(s: Sight) -> Meaning:
-    """The negative."""
-    dtype = s.array(0).dtype
-    return Meaning(Op.AFFINE, scale=lambda: -tf.ones([], dtype))
 
 
 def extreme(s: Sight) -> Meaning:
@@ -310,32 +68,6 @@ def clip(s: Sight) -> Meaning:
 def leaky(s: Sight) -> Meaning:
     """A leaky rectifier."""
     return Meaning(Op.RELU, attrs={"slope": float(s.attr("alpha", 0.2))})
-
-
-def batch_norm(s: Sight) -> Meaning:
-    """Fused batch-norm: affine by moving statistics, or a NORM by those of the batch."""
-    layout = text(s.attr("data_format", b"NHWC"))
-    axis = layout.index("C")
-    epsilon = float(s.attr("epsilon", 1e-4))
-    if not s.single(0):
-        return Meaning(Op.OPAQUE)
-    if s.attr("is_training", True):
-        axes = tuple(i for i in range(len(layout)) if i != axis)
-        attrs = {"axes": axes, "epsilon": epsilon, "centre": True, "channel_axis": axis}
-        return Meaning(Op.NORM, {"scale": 1, "shift": 2}, attrs)
-    gamma, beta, mean, variance = (s.array(i) for i in (1, 2, 3, 4))
-    shape = [-1 if i == axis else 1 for i in range(len(layout))]
-
-    def factor() -> Array:
-        return gamma * tf.math.rsqrt(variance + tf.cast(epsilon, variance.dtype))
-
-    def scale() -> Array:
-        return tf.cast(tf.reshape(factor(), shape), s.array(0).dtype)
-
-    def shift() -> Array:
-        return tf.cast(tf.reshape(beta - mean * factor(), shape), s.array(0).dtype)
-
-    return Meaning(Op.AFFINE, scale=scale, shift=shift, attrs={"channel_axis": axis})
 
 
 def transpose(s: Sight) -> Meaning:
@@ -446,8 +178,3 @@ def classify(sight: Sight) -> Meaning:
     """What an operation is; OPAQUE, with its own gradient, where the table does not know it."""
     table = TABLE.get(sight.op)
     return table(sight) if table else Meaning(Op.OPAQUE)
-
-
-def constant_level(cells: Sequence[Cell]) -> bool:
-    """Whether none of these depends on the input."""
-    return all(c.level < Level.LIVE for c in cells)

@@ -45,7 +45,7 @@ class LayerCall:
 
 
 class LayerLog:
-    """The layer calls of one trace. Used as a context while tracing; forgotten graphs afterwards."""
+    """The layer calls of one trace."""
 
     def __init__(self, root: object) -> None:
         self.root = root

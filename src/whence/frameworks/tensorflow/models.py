@@ -28,7 +28,8 @@ def is_functional(model: object) -> bool:
     if isinstance(model, keras.Sequential):
         return True
     # A functional model keeps the call of Keras; a subclass of it writes its own.
-    own = getattr(type(model).call, "__module__", "").startswith("keras.")
+    call: Any = type(model).call  # type: ignore[attr-defined]
+    own = getattr(call, "__module__", "").startswith("keras.")
     return own and getattr(model, "inputs", None) is not None
 
 
@@ -112,9 +113,8 @@ def expected(model: object) -> Expectation:
             channels = channels_of(layer) or (shape[axis] if shape else None)
             return Expectation(rank, channels, axis % rank, layer.name)
         if kind == "Dense" and getattr(layer, "kernel", None) is not None:
-            single = rank if rank is not None else None
-            axis = None if rank is None else rank - 1
-            return Expectation(single, int(layer.kernel.shape[0]), axis, layer.name)
+            last = None if rank is None else rank - 1
+            return Expectation(rank, int(layer.kernel.shape[0]), last, layer.name)
     return Expectation(rank)
 
 

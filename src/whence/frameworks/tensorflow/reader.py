@@ -19,8 +19,9 @@ from .control import CONTROL
 from .custom import custom_step
 from .functions import TensorFlowFunctions, shape_of
 from .graph import Body, Called, Instruction
-from .kinds import CUT, RAGGED, SHAPE_OF, Sight, classify
+from .kinds import classify
 from .layers import scope_of
+from .meaning import CUT, RAGGED, SHAPE_OF, Meaning, Sight
 from .steps import Params, Step, step_of
 
 __all__ = ["Reader"]
@@ -41,6 +42,8 @@ class Reader:
         self.state: dict[int, Cell] = {}
         """What the model wrote into its variables in this run; the variables stay as they were."""
         self.layer = ""
+        self.meanings: dict[int, Meaning] = {}
+        """What was found out about the nodes, by id, for those who rewrite the tape."""
 
     def input(self, name: str, array: Array) -> Cell:
         """An array that the caller gave, as the first node of the tape."""
@@ -113,11 +116,10 @@ class Reader:
             known = [fixed_value(a) for a in results]
             if all(k is not None for k in known):
                 return [Cell(k, Level.FIXED) for k in known]
-        token = token or starts_tokens(instruction, inputs)
         ragged = ragged or makes_ragged(instruction, inputs)
-        cells = [
-            Cell(a, level, None, token and not differentiable(a), ragged) for a in results
-        ]
+        cells = [Cell(a, level, None, token and not differentiable(a), ragged) for a in results]
+        if instruction.op == "StopGradient":
+            cells[0].origin = inputs[0].value or inputs[0].origin
         if self.record and self.is_embedding(instruction, inputs):
             self.embedding(instruction, inputs, cells[0])
         return cells
@@ -171,6 +173,11 @@ class Reader:
         """Run a function of tracked operands under a tape, say what it is, and write it down."""
         slots = [i for i, c in enumerate(inputs) if c.value is not None]
         step = step_of(function, [c.array for c in inputs], slots)
+        if not step.targets:
+            # An embedding layer makes its floating input whole: these are tokens.
+            source = inputs[0].value
+            token = op == "Cast" and source is not None and source.node.kind is Op.INPUT
+            return [Cell(a, Level.LIVE, None, token, ragged) for a in step.results]
         meaning = classify(Sight(op, attr, inputs, slots, step.results))
         return self.write(meaning.kind, op, step, inputs, Level.LIVE, ragged, meaning)
 
@@ -216,7 +223,7 @@ class Reader:
         inputs: Sequence[Cell],
         level: Level,
         ragged: bool,
-        meaning: Any = None,
+        meaning: Meaning | None = None,
     ) -> list[Cell]:
         """Put a step on the tape and return its results."""
         into = tuple(v for v in (inputs[i].value for i in step.slots) if v is not None)
@@ -224,14 +231,13 @@ class Reader:
         node._pull, node._call = step.pull, step.call
         if meaning is not None:
             meaning.fill(node, step)
+            self.meanings[id(node)] = meaning
         values = tuple(
             self.value(node, i, a, i in step.targets) for i, a in enumerate(step.results)
         )
         node.out = values
         self.nodes.append(node)
-        return [
-            Cell(v.array, level, v if v.tracked else None, ragged=ragged) for v in values
-        ]
+        return [Cell(v.array, level, v if v.tracked else None, ragged=ragged) for v in values]
 
     def value(self, node: Node, index: int, array: Array, tracked: bool) -> Value:
         """A value of a node."""
@@ -260,6 +266,15 @@ class Reader:
             found.setdefault(called.name, []).append(record)
         return found
 
+    def scope_records(self) -> dict[str, list[LayerRecord]]:
+        """Per name scope, one record with what came out of it last."""
+        last: dict[str, Value] = {}
+        for node in self.nodes:
+            parts = node.layer.split(".") if node.layer else []
+            for i in range(len(parts)):
+                last[".".join(parts[: i + 1])] = node.out[0]
+        return {n: [LayerRecord(n, "scope", (v,), 0)] for n, v in last.items()}
+
     def as_value(self, cell: Cell) -> Value:
         """A cell as a value; one that no gradient reaches stands apart from the tape."""
         if cell.value is not None:
@@ -276,12 +291,6 @@ def fixed_value(array: Array) -> Array | None:
         return None
     with tf.init_scope():
         return tf.constant(known, array.dtype)
-
-
-def starts_tokens(instruction: Instruction, inputs: list[Cell]) -> bool:
-    """Whether a floating input is made whole here, as an embedding layer does with its input."""
-    value = inputs[0].value if inputs else None
-    return instruction.op == "Cast" and value is not None and value.node.kind is Op.INPUT
 
 
 def makes_ragged(instruction: Instruction, inputs: list[Cell]) -> bool:

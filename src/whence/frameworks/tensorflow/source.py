@@ -45,7 +45,9 @@ class Source:
         ]
         return given + captured
 
-    def record(self, arrays: Mapping[str, Array], *, fold: bool = False) -> Tape:
+    def record(
+        self, arrays: Mapping[str, Array], *, fold: bool = False, keep: Sequence[str] = ()
+    ) -> Tape:
         """Run it, operation by operation, and write down what ran."""
         reader = Reader(scopes=self.scopes)
         cells = self.cells(reader, arrays)
@@ -57,7 +59,13 @@ class Source:
             {n: c.value or c.array for n, c in zip(self.outputs, results, strict=True)},
             self.structure,
             fold,
+            keep,
         )
+
+    def outputs_of(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs by name, by the traced function itself."""
+        found = self.function(*(arrays[name] for name in self.names))
+        return dict(zip(self.outputs, found, strict=True))
 
     def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name, without changing any variable and without a tape."""
@@ -114,8 +122,10 @@ def serving(model: Any) -> Callable[..., Any]:
             "Give a Keras model, a tf.Module with __call__, a tf.function, or a SavedModel "
             "exported with a serving signature."
         )
-    function = signatures["serving_default"] if "serving_default" in signatures else next(
-        iter(signatures.values())
+    function = (
+        signatures["serving_default"]
+        if "serving_default" in signatures
+        else next(iter(signatures.values()))
     )
     names = list(function.structured_input_signature[1])
 
@@ -187,13 +197,11 @@ def trace(model: Any, inputs: Inputs, head: Callable[[Any], Array] | None = None
     if not kept["names"]:
         raise ModelError(f"the {type(model).__name__} returned no array that could be explained")
     body = Body.of(function.graph, log)
-    return Source(
-        function, body, names, kept["names"], kept["structure"], scopes=not log.calls
-    )
+    return Source(function, body, names, kept["names"], kept["structure"], scopes=not log.calls)
 
 
 def concrete(run: Callable[..., Any], specs: Sequence[Any]) -> Any:
-    """A ConcreteFunction of ``run``; Python branches on tensors are converted where there are any."""
+    """A ConcreteFunction of ``run``; Python branches on tensors are converted if there are any."""
     try:
         return tf.function(run, autograph=False).get_concrete_function(*specs)
     except tf.errors.OperatorNotAllowedInGraphError:

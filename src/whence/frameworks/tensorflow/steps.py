@@ -30,14 +30,22 @@ class Params(Mapping[str, Array]):
 
 
 class Step:
-    """An operation with its operands: ``slots`` are the tracked ones, ``targets`` the results that
-    a gradient reaches.
+    """An operation that ran: its tracked operands (slots), the results they reach (targets).
 
     The operation ran under a GradientTape of its own, so that its vector-Jacobian product is the
     framework's, and nothing else is kept alive by it.
     """
 
-    __slots__ = ("function", "operands", "own_pull", "params", "results", "slots", "tape", "targets")
+    __slots__ = (
+        "function",
+        "operands",
+        "own_pull",
+        "params",
+        "results",
+        "slots",
+        "tape",
+        "targets",
+    )
 
     def __init__(
         self,
@@ -79,6 +87,8 @@ class Step:
             if name not in self.params:
                 raise TypeError(f"this operation has no parameter {name!r}")
             operands[self.params[name]] = array
+        if self.function is None:
+            raise RuntimeError("this operation was released already")
         return self.function(*operands)[self.targets[0]]
 
     def free(self) -> None:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from ...ops import Op
-from .kinds import Call, Kinded, classify, known
+from .kinds import known
 from .recurrent import RECURRENT
 
-__all__ = ["find", "out_of_place"]
+__all__ = ["find", "instead"]
 
 Tensor = torch.Tensor
 
@@ -69,11 +69,6 @@ def _blind_rows(allowed: Tensor | None, mask: Tensor | None) -> Tensor | None:
     return blind if bool(blind.any()) else None
 
 
-def addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """For a tracked bias: the sum of a product and the bias."""
-    return torch.matmul(a, b) * alpha + bias * beta
-
-
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
     return input + tensor1 * tensor2 * value
 
@@ -99,6 +94,69 @@ def softmin(input: Tensor, dim: int) -> Tensor:
     return torch.softmax(-input, dim)
 
 
+def dropout(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Dropout that is on in evaluation too: one draw, kept, since another run would draw again."""
+    if not training or not p:
+        return input
+    kept = F.dropout(torch.ones_like(input), p, True)
+    return input * kept
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(input, weight) + bias
+
+
+def addmm(
+    input: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    product = torch.matmul(a, b)
+    product = product if alpha == 1 else product * alpha
+    return product + (input if beta == 1 else input * beta)
+
+
+def convolution(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A convolution whose bias depends on the input."""
+
+    def spelled(input: Tensor, weight: Tensor, bias: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return call(input, weight, None, *args, **kwargs) + bias.reshape(-1, *(1,) * (weight.dim() - 2))
+
+    return spelled
+
+
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    rows = torch.einsum("...i,oij->...oj", input1, weight)
+    out = (rows * input2.unsqueeze(-2)).sum(-1)
+    return out if bias is None else out + bias
+
+
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    return (F.normalize(x1, dim=dim, eps=eps) * F.normalize(x2, dim=dim, eps=eps)).sum(dim)
+
+
+def einsum(equation: str, *operands: Any) -> Tensor:
+    """A contraction of three or more, two at a time from the left."""
+    tensors = list(operands[0] if isinstance(operands[0], (list, tuple)) else operands)
+    terms, _, out = equation.replace(" ", "").partition("->")
+    names = terms.split(",")
+    while len(tensors) > 2:
+        later = set(out).union(*names[2:])
+        both = "".join(dict.fromkeys(n for n in names[0] + names[1] if n in later))
+        tensors[:2] = [torch.einsum(f"{names[0]},{names[1]}->{both}", *tensors[:2])]
+        names[:2] = [both]
+    return torch.einsum(f"{','.join(names)}->{out}", *tensors)
+
+
+def added_at(name: str) -> Callable[..., Tensor]:
+    """``index_add`` and its kin on a tracked base: what is added, collected by itself, then a sum."""
+
+    def spelled(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self + getattr(torch.zeros_like(self), name)(*args, **kwargs)
+
+    return spelled
+
+
 _WRITTEN_OUT: dict[str, Callable[..., Any]] = {
     "scaled_dot_product_attention": attention,
     "addcmul": addcmul,
@@ -107,6 +165,30 @@ _WRITTEN_OUT: dict[str, Callable[..., Any]] = {
     "glu": glu,
     **RECURRENT,
 }
+_INSTEAD: dict[str, Callable[..., Any]] = {
+    "linear": linear,
+    **dict.fromkeys(("addmm", "baddbmm", "addmv"), addmm),
+    **{f"conv{t}{n}d": convolution(getattr(F, f"conv{t}{n}d")) for t in ("", "_transpose") for n in (1, 2, 3)},
+    "bilinear": bilinear,
+    "cosine_similarity": cosine_similarity,
+    "einsum": einsum,
+    "index_add": added_at("index_add"),
+    "scatter_add": added_at("scatter_add"),
+}
+
+
+def instead(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[..., Any] | None:
+    """How to spell out a call that would be OPAQUE as it stands: a bias that depends on the input."""
+    if name == "einsum":
+        equation = args[0]
+        pairs = equation.count(",") < 2 if isinstance(equation, str) else True
+        if pairs or "..." in equation or "->" not in equation:
+            return None
+    if "out_dtype" in kwargs:
+        return None
+    return _INSTEAD.get(name)
 
 
 def find(func: Any, name: str) -> Callable[..., Any] | None:
@@ -114,13 +196,16 @@ def find(func: Any, name: str) -> Callable[..., Any] | None:
     written = _WRITTEN_OUT.get(name)
     if written is not None:
         return written
-    if known(name) or not isinstance(func, types.FunctionType) or func.__closure__:
-        return None
-    module = func.__module__ or ""
+    return None if known(name) or not _is_python(func) else _looked_into(func)
+
+
+@lru_cache(maxsize=None)
+def _is_python(func: Any) -> bool:
+    """Whether a call is a Python function of PyTorch's own that hands itself to the recorder."""
+    if not isinstance(func, types.FunctionType) or func.__closure__:
+        return False
     asks = {"has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"}
-    if module.startswith("torch.") and asks & set(func.__code__.co_names):
-        return _looked_into(func)
-    return None
+    return (func.__module__ or "").startswith("torch.") and bool(asks & set(func.__code__.co_names))
 
 
 def _looked_into(func: types.FunctionType) -> Callable[..., Any]:
@@ -135,57 +220,3 @@ def _looked_into(func: types.FunctionType) -> Callable[..., Any]:
     )
     copy.__kwdefaults__ = func.__kwdefaults__
     return copy
-
-
-def out_of_place(
-    func: Any, name: str, flat: list[Any], spec: Any, where: int, rest: Sequence[int], target: Tensor
-) -> tuple[Callable[..., Tensor], Callable[[Sequence[Any]], Kinded]]:
-    """An in-place call as a function of its tracked operands, target first; and its kind.
-
-    The result has the target's type and shape, as writing into it would.
-    """
-    from torch.utils._pytree import tree_unflatten
-
-    dtype, shape = target.dtype, target.shape
-    plain = getattr(torch.Tensor, name, None)
-    direct = plain is not None and name not in ("setitem", "copy", "fill", "zero", "index_put", "put")
-
-    def run(first: Tensor, *others: Tensor) -> Tensor:
-        filled = list(flat)
-        for place, tensor in zip(rest, others, strict=True):
-            filled[place] = tensor
-        if name == "zero":
-            return torch.zeros_like(first)
-        if name == "fill":
-            filled[where] = first
-            args, kwargs = tree_unflatten(filled, spec)
-            value = kwargs.get("value", args[1] if len(args) > 1 else None)
-            return torch.full_like(first, value) if not isinstance(value, Tensor) else value.expand(shape)
-        if name == "copy":
-            filled[where] = first
-            args, kwargs = tree_unflatten(filled, spec)
-            return kwargs.get("src", args[1] if len(args) > 1 else None).to(dtype).expand(shape)
-        filled[where] = first if direct else first.clone()
-        args, kwargs = tree_unflatten(filled, spec)
-        kwargs.pop("inplace", None)
-        if direct:
-            out = plain(*args, **kwargs)  # type: ignore[misc]
-        elif isinstance(func, torch._ops.OpOverload) or name in _MUTATING or func.__name__.endswith("_"):
-            func(*args, **kwargs)
-            out = filled[where]
-        else:
-            out = func(*args, **kwargs)
-        return out.to(dtype)
-
-    def kind(operands: Sequence[Any]) -> Kinded:
-        filled = list(flat)
-        for place, track in zip((where, *rest), operands, strict=True):
-            filled[place] = track.content
-        args, kwargs = tree_unflatten(filled, spec)
-        tracked = frozenset(id(t.content) for t in operands if t.value is not None)
-        return classify(Call(name, args, kwargs, tracked)) if known(name) else Kinded(Op.OPAQUE)
-
-    return run, kind
-
-
-_MUTATING = frozenset({"setitem"})

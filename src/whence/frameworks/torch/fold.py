@@ -26,17 +26,16 @@ def folded(tape: Tape, keep: Sequence[Value] = ()) -> Tape:
     uses = Counter(id(v) for node in tape.nodes for v in node.into)
     uses.update(id(v) for v in tape.outputs.values() if isinstance(v, Value))
     uses.update(id(v) for v in keep)
-    kept: list[Node] = []
+    kept: dict[int, Node] = {}
     for node in tape.nodes:
         before = node.into[0].node if node.kind is Op.AFFINE and node.into else None
         if before is not None and uses[id(node.into[0])] == 1 and _joins(before, node):
-            kept.remove(before)
-            kept.append(_joined(before, node))
-        else:
-            kept.append(node)
-    for index, node in enumerate(kept):
+            del kept[id(before)]
+            node = _joined(before, node)
+        kept[id(node)] = node
+    for index, node in enumerate(kept.values()):
         node.index = index
-    tape.nodes[:] = kept
+    tape.nodes[:] = kept.values()
     return tape
 
 
@@ -92,7 +91,8 @@ def _joined(first: Node, second: Node) -> Node:
         raise RuntimeError("a node that was released cannot be folded")
     node = Node(
         first.kind, f"{first.op}+{second.op}", first.layer, first.into, second.out,
-        params=params, attrs=attrs, xp=first.xp, _pull=pull, _call=call, _free=first._free,
+        params=params, attrs=attrs, xp=first.xp, parts=(first, second), _pull=pull, _call=call,
+        _free=first._free,
     )  # fmt: skip
     for value in second.out:
         value.node = node

@@ -14,13 +14,13 @@ from ...errors import ModelError
 from ...tape import Array, Tape, Value
 from ..base import Expectation, Framework, Inputs, Program, Score
 from . import expectation
+from .custom import in_sight
 from .fold import folded
 from .functions import TorchFunctions
-from .guard import inference, modules_of, parameters_of
+from .guard import Modules, inference, modules_of, parameters_of, refuse_scripted, uncollected
 from .layers import following
 from .outputs import named_outputs
 from .recorder import Recorder
-from .functional import custom_functions
 
 __all__ = ["Torch"]
 
@@ -42,7 +42,7 @@ class Torch(Framework):
         if isinstance(array, torch.Tensor):
             return array
         tensor = torch.as_tensor(array)
-        held = next((p for p in parameters_of(model) if p.is_floating_point()), None)
+        held = next((p for p in parameters_of(modules_of(model)) if p.is_floating_point()), None)
         if held is None:
             return tensor.float() if tensor.dtype is torch.float64 else tensor
         return tensor.to(held.device, held.dtype if tensor.is_floating_point() else None)
@@ -94,12 +94,13 @@ class Torch(Framework):
         fold: bool = False,
         keep: Sequence[str] = (),
     ) -> Any:
-        tape = self.record(model, inputs, head=head, lean=lean, fold=fold, keep=keep)
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                return program(tape, **(arguments or {}))
-        finally:
-            tape.free()
+        with uncollected():
+            tape = self.record(model, inputs, head=head, lean=lean, fold=fold, keep=keep)
+            try:
+                with torch.inference_mode(False), torch.no_grad():
+                    return program(tape, **(arguments or {}))
+            finally:
+                tape.free()
 
     def gradient(
         self,
@@ -112,7 +113,8 @@ class Torch(Framework):
         head: Callable[[Any], Array] | None = None,
     ) -> tuple[dict[str, Array | None], Array, dict[str, Array]]:
         run = runnable(model)
-        with inference(run), torch.enable_grad(), _frozen_writes(run):
+        modules = modules_of(run)
+        with inference(modules), torch.enable_grad(), _frozen_writes(modules):
             given = {k: plain(v) for k, v in inputs.arrays.items()}
             floats = {k: v.requires_grad_() for k, v in given.items() if v.is_floating_point()}
             args, kwargs = inputs.call({**given, **{k: _passed(v) for k, v in floats.items()}})
@@ -127,7 +129,8 @@ class Torch(Framework):
 
     def predict(self, model: object, inputs: Inputs) -> dict[str, Array]:
         run = runnable(model)
-        with inference(run), torch.no_grad(), _frozen_writes(run):
+        modules = modules_of(run)
+        with inference(modules), torch.no_grad(), _frozen_writes(modules):
             args, kwargs = inputs.call({k: _passed(plain(v)) for k, v in inputs.arrays.items()})
             outputs, _ = named_outputs(run(*args, **kwargs))
         return {k: v.detach() for k, v in outputs.items()}
@@ -165,24 +168,22 @@ def runnable(model: Any) -> Any:
     if isinstance(model, torch.export.ExportedProgram):
         return model.module()
     model = getattr(model, "_orig_mod", model)
-    scripted = isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)) or any(
-        isinstance(m, torch.jit.ScriptModule) for _, m in modules_of(model)
-    )
-    if scripted:
+    if isinstance(model, torch.jit.ScriptFunction):
         raise ModelError(
-            f"{type(model).__name__} is (or contains) a TorchScript module, whose operations cannot be "
-            "seen. Give the Python model that it was scripted from, or one made by torch.export "
-            "(torch.export.export(model, (x,)), a .pt2 file)."
+            f"{model.name} is a TorchScript function, whose operations cannot be seen. Give the "
+            "Python function that it was scripted from."
         )
+    for _, module in modules_of(model):
+        refuse_scripted(module)
     if not callable(model):
         raise ModelError(f"a model is wanted, something that can be called; got {type(model).__name__}")
     return model
 
 
 @contextmanager
-def _frozen_writes(model: object) -> Iterator[None]:
+def _frozen_writes(modules: Modules) -> Iterator[None]:
     """Put back the numbers of buffers that the model writes to while it runs (counters, caches)."""
-    held = [(t, t._version, t.detach().clone()) for _, m in modules_of(model)
+    held = [(t, t._version, t.detach().clone()) for _, m in modules
             for t in m._buffers.values() if t is not None]  # fmt: skip
     try:
         yield
@@ -196,21 +197,25 @@ def _frozen_writes(model: object) -> Iterator[None]:
 def _record(
     model: Any, inputs: Inputs, head: Any, lean: bool, *, through_no_grad: bool
 ) -> tuple[Tape, bool]:
-    foreign = {id(t) for t in parameters_of(model)} | {id(t) for t in inputs.arrays.values()}
+    modules = modules_of(model)
+    foreign = [*parameters_of(modules), *inputs.arrays.values()]
     recorder = Recorder(lean=lean, through_no_grad=through_no_grad, foreign=foreign)
-    with inference(model), torch.enable_grad():
+    with inference(modules), torch.enable_grad(), uncollected():
         watched = {k: recorder.watch(k, plain(v)) for k, v in inputs.arrays.items()}
         args, kwargs = inputs.call({k: tensor for k, (tensor, _) in watched.items()})
-        with custom_functions(recorder), following(model, recorder) as layers, recorder:
-            result = model(*args, **kwargs)
-            if head is not None:
-                result = head(result)
-        arrays, structure = named_outputs(result)
-        outputs: dict[str, Any] = {}
-        for name, array in arrays.items():
-            track = recorder.track_of(array)
-            content = array if track is None else track.content
-            outputs[name] = track.value if track is not None and track.value is not None else content.detach()
+        try:
+            with in_sight(recorder), following(modules, recorder) as layers, recorder:
+                result = model(*args, **kwargs)
+                if head is not None:
+                    result = head(result)
+            arrays, structure = named_outputs(result)
+            outputs: dict[str, Any] = {}
+            for name, array in arrays.items():
+                track = recorder.track_of(array)
+                made = None if track is None else track.value
+                outputs[name] = made or (array if track is None else track.content).detach()
+        finally:
+            recorder.close()
     tape = Tape(
         recorder.nodes, {k: v for k, (_, v) in watched.items()}, outputs, dict(layers), "torch",
         channels="first", structure=structure,

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["TorchFunctions"]
+__all__ = ["TorchFunctions", "wants_graph"]
+
+_GRAPH: ContextVar[bool] = ContextVar("whence_graph", default=False)
+
+
+def wants_graph() -> bool:
+    """Whether an op that is run again should leave a graph to pull through (inside ``vjp``)."""
+    return _GRAPH.get()
+
 
 Tensor = torch.Tensor
 
@@ -68,6 +77,9 @@ class TorchFunctions:
     def isfinite(self, array: Tensor) -> Tensor:
         return torch.isfinite(array)
 
+    def known_zero(self, array: Tensor) -> bool:
+        return not bool(array.any())
+
     def sum(self, array: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
         return array.sum() if axis is None else array.sum(dim=axis, keepdim=keepdims)
 
@@ -101,9 +113,36 @@ class TorchFunctions:
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
         return a @ b
 
+    def vjp(
+        self, function: Callable[..., Tensor], inputs: Sequence[Tensor]
+    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        token = _GRAPH.set(True)
+        try:
+            with torch.enable_grad():
+                output = function(*leaves)
+        finally:
+            _GRAPH.reset(token)
+
+        def pull(cotangent: Tensor) -> tuple[Tensor, ...]:
+            if output.grad_fn is None:
+                return tuple(map(torch.zeros_like, leaves))
+            grads = torch.autograd.grad(
+                output, leaves, cotangent, allow_unused=True, retain_graph=True
+            )
+            return tuple(
+                torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True)
+            )
+
+        return output.detach(), pull
+
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
-        if b.shape != a.shape:
-            b = b.broadcast_to(a.shape)
         wide = torch.promote_types(a.dtype, torch.float32)
+        lead = a.dim() - b.dim()
+        thin = [i for i in range(1, a.dim()) if i < lead or b.shape[i - lead] != a.shape[i]]
+        if thin:  # b is constant along these axes: sum a there first, rather than stretch b
+            a = a.sum(dim=thin, keepdim=True, dtype=wide)
         n = a.shape[0]
-        return torch.linalg.vecdot(a.reshape(n, -1).to(wide), b.reshape(n, -1).to(wide))
+        rows = a.reshape(n, 1, -1).to(wide)
+        columns = b.to(wide).broadcast_to(a.shape).reshape(n, -1, 1)
+        return torch.bmm(rows, columns).reshape(n)

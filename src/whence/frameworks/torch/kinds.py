@@ -1,8 +1,7 @@
 """What each PyTorch operation is: its name -> a kind of the closed vocabulary, with its constants.
 
-One name stands for every spelling: ``torch.relu``, ``Tensor.relu_``, ``F.relu`` and
-``aten.relu.default`` are all ``relu``. A name that no table knows is OPAQUE, or, where it is a
-Python function of PyTorch's own, looked into (see ``decompose.py``).
+A name that no table knows is OPAQUE, or, where it is a Python function of PyTorch's own, looked
+into (see ``decompose.py``).
 """
 
 from __future__ import annotations
@@ -15,7 +14,12 @@ import torch
 
 from ...ops import Op
 
-__all__ = ["CUT", "MOVES", "Call", "Kinded", "classify", "known", "plain_name"]
+from .names import (
+    ACTIVATIONS, AVERAGES, CONVOLUTIONS, JOINS, MAXIMA, MOVES, PRODUCTS, RELAID, RESHAPES, SAME,
+    TRANSPOSES,
+)  # fmt: skip
+
+__all__ = ["Call", "Kinded", "classify", "known", "moves"]
 
 _MISSING = object()
 
@@ -40,6 +44,22 @@ class Call:
     def is_tracked(self, argument: Any) -> bool:
         return isinstance(argument, torch.Tensor) and id(argument) in self.tracked
 
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """Every tensor among the arguments, those in one list included."""
+        found: list[torch.Tensor] = []
+        for a in (*self.args, *self.kwargs.values()):
+            items = a if isinstance(a, (tuple, list)) else (a,)
+            found += [t for t in items if isinstance(t, torch.Tensor)]
+        return found
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether a complex number is among the arguments."""
+        return any(t.is_complex() for t in self.tensors) or any(
+            isinstance(a, complex) for a in self.args
+        )
+
 
 @dataclass(frozen=True)
 class Kinded:
@@ -48,99 +68,6 @@ class Kinded:
     kind: Op
     params: Mapping[str, Any] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
-
-
-def plain_name(func: Any) -> str:
-    """The one name of a function in all its spellings: no dunder, no overload, no underscore."""
-    if isinstance(func, torch._ops.OpOverload):
-        name = func._schema.name.partition("::")[2]
-    elif isinstance(func, torch._ops.OpOverloadPacket):
-        name = func.__name__
-    else:
-        name = getattr(func, "__name__", type(func).__name__)
-        if name == "__get__":
-            return str(getattr(getattr(func, "__self__", None), "__name__", name))
-    if name.startswith("__") and name.endswith("__"):
-        return _DUNDER.get(name, name)
-    name = name.rstrip("_") if not name.startswith("_") else name
-    return _SYNONYMS.get(name, name)
-
-
-_SYNONYMS = {"subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div"}
-_DUNDER = {
-    f"__{p}{name}__": plain
-    for p in ("", "i")
-    for name, plain in {
-        "add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "div": "div",
-        "matmul": "matmul", "pow": "pow",
-    }.items()
-} | {
-    "__radd__": "add", "__rmul__": "mul", "__rsub__": "rsub", "__rmatmul__": "rmatmul",
-    "__rtruediv__": "rdiv", "__rdiv__": "rdiv", "__rpow__": "rpow", "__neg__": "neg",
-    "__pos__": "positive", "__abs__": "abs", "__getitem__": "getitem", "__setitem__": "setitem",
-}  # fmt: skip
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-CUT = _words("detach data stop_gradient")
-"""The gradient ends here, in PyTorch as on the tape."""
-
-_RESHAPES = _words(
-    "reshape view flatten unflatten ravel view_as reshape_as squeeze unsqueeze _unsafe_view"
-)
-_SAME = _words(
-    "contiguous clone to float double half bfloat16 type type_as cuda cpu _to_copy alias "
-    "masked_fill where tril triu roll flip fliplr flipud lift_fresh dropout dropout1d dropout2d "
-    "dropout3d alpha_dropout feature_dropout feature_alpha_dropout native_dropout "
-    "masked_scatter scatter index_copy index_fill index_put slice_scatter select_scatter setitem "
-    "write_back copy fill zero put convert_element_type identity"
-)
-_MOVES = _words(
-    "expand expand_as broadcast_to broadcast_tensors repeat tile repeat_interleave chunk split "
-    "split_with_sizes tensor_split hsplit vsplit dsplit unbind select narrow slice getitem "
-    "index_select gather take take_along_dim masked_select index pad constant_pad_nd "
-    "reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
-    "replication_pad3d rot90 as_strided unfold im2col pixel_shuffle pixel_unshuffle "
-    "channel_shuffle diag diagonal diag_embed atleast_1d atleast_2d atleast_3d block_diag "
-    "view_as_real view_as_complex real imag conj resolve_conj max_unpool1d max_unpool2d "
-    "max_unpool3d affine_grid unsafe_chunk unsafe_split _unsafe_index _unsafe_index_put"
-)
-_JOINS = _words("cat concat concatenate hstack vstack dstack column_stack")
-_TRANSPOSES = _words("permute transpose t T mT H mH swapaxes swapdims movedim moveaxis adjoint")
-_ACTIVATIONS = _words(
-    "sigmoid tanh gelu silu elu selu celu softplus softsign mish hardswish hardsigmoid logsigmoid "
-    "log_sigmoid exp exp2 expm1 log log2 log10 log1p sqrt rsqrt abs absolute sin cos tan asin acos "
-    "atan arctan sinh cosh asinh acosh atanh erf erfc erfinv pow float_power rpow square reciprocal "
-    "rdiv tanhshrink softshrink hardshrink nan_to_num logit expit sign floor ceil round trunc frac "
-    "digamma lgamma sinc xlogy glu_activation hardtanh clamp clip clamp_min clamp_max threshold "
-    "special_expit special_erf fake_quantize_per_tensor_affine rrelu"
-)
-_AVERAGES = _words(
-    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "adaptive_avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d mean sum nansum cumsum "
-    "interpolate upsample upsample_bilinear2d upsample_nearest1d upsample_nearest2d "
-    "upsample_nearest3d upsample_bicubic2d upsample_linear1d upsample_trilinear3d "
-    "_upsample_bilinear2d_aa _upsample_bicubic2d_aa trace fold col2im grid_sample "
-    "grid_sampler grid_sampler_2d segment_reduce index_reduce"
-)
-_MAXIMA = _words(
-    "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices "
-    "max_pool1d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
-    "fractional_max_pool2d fractional_max_pool3d max min amax amin topk sort msort cummax cummin "
-    "median nanmedian mode kthvalue maximum minimum fmax fmin aminmax"
-)
-_CONVS = _words(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution _convolution"
-)
-_PRODUCTS = _words("matmul mm bmm mv dot vdot inner rmatmul einsum tensordot outer ger linalg_matmul")
-
-
-def _dims(call: Call) -> int:
-    tensor = call.get(0, "input", "self")
-    return int(tensor.dim())
 
 
 def _reshape(call: Call) -> Kinded:
@@ -184,6 +111,8 @@ def _stack(call: Call) -> Kinded:
 def _linear(call: Call) -> Kinded:
     x, weight = call.get(0, "input"), call.get(1, "weight")
     bias = call.get(2, "bias")
+    if call.is_tracked(bias):
+        return Kinded(Op.OPAQUE)  # spelled out as a product and a sum
     if call.is_tracked(x) and not call.is_tracked(weight):
         return Kinded(Op.DENSE, _roles(weight=weight, bias=bias), _offset(bias))
     if call.is_tracked(weight) and not call.is_tracked(x):
@@ -192,7 +121,7 @@ def _linear(call: Call) -> Kinded:
 
 
 def _product(call: Call) -> Kinded:
-    tensors = [a for a in _flat(call) if isinstance(a, torch.Tensor)]
+    tensors = call.tensors
     tracked = [t for t in tensors if call.is_tracked(t)]
     constant = [t for t in tensors if not call.is_tracked(t)]
     if len(tensors) == 1:
@@ -208,13 +137,13 @@ def _addmm(call: Call) -> Kinded:
     beta = call.get(3, "beta", default=1)
     alpha = call.get(4, "alpha", default=1)
     if call.is_tracked(bias):
-        return Kinded(Op.OPAQUE)
-    offset = {"offset": bias * beta, "alpha": alpha}
+        return Kinded(Op.OPAQUE)  # spelled out as a product and a sum
+    offset = {"offset": bias.detach() if beta == 1 else bias.detach() * beta, "alpha": alpha}
     both = call.is_tracked(a) and call.is_tracked(b)
     if both:
         return Kinded(Op.MATMUL, attrs=offset)
     weight = b if call.is_tracked(a) else a
-    return Kinded(Op.DENSE, {"weight": weight, "bias": bias}, offset)
+    return Kinded(Op.DENSE, {"weight": weight, "bias": offset["offset"]}, offset)
 
 
 def _conv(call: Call) -> Kinded:
@@ -236,7 +165,7 @@ def _conv(call: Call) -> Kinded:
     if call.is_tracked(x) and not call.is_tracked(weight) and not call.is_tracked(bias):
         return Kinded(Op.CONV, _roles(weight=weight, bias=bias), named)
     if call.is_tracked(bias):
-        return Kinded(Op.OPAQUE, attrs=named)
+        return Kinded(Op.OPAQUE, attrs=named)  # spelled out as a convolution and a sum
     return Kinded(Op.MATMUL, attrs=named)  # a kernel that depends on the input: a contraction
 
 
@@ -244,6 +173,8 @@ def _add(call: Call) -> Kinded:
     a, b = call.get(0, "input", "self"), call.get(1, "other")
     alpha = call.get(2, "alpha", default=1)
     first, second = {"add": (1, alpha), "sub": (1, -alpha), "rsub": (-alpha, 1)}[call.name]
+    if call.is_complex:
+        return Kinded(Op.OPAQUE)
     if call.is_tracked(a) and call.is_tracked(b):
         return Kinded(Op.ADD, attrs={"signs": (first, second)})
     x_sign, constant, sign = (first, b, second) if call.is_tracked(a) else (second, a, first)
@@ -256,15 +187,17 @@ def _mul(call: Call) -> Kinded:
     a, b = call.get(0, "input", "self"), call.get(1, "other")
     if call.is_tracked(a) and call.is_tracked(b):
         return Kinded(Op.MUL, attrs={"divide": True} if call.name == "div" else {})
+    if call.is_complex:
+        return Kinded(Op.OPAQUE)
     if call.name == "div":
         if call.get(2, "rounding_mode") is not None or not call.is_tracked(a):
             return Kinded(Op.ACTIVATION)
-        return Kinded(Op.AFFINE, {"scale": 1 / b})
+        return Kinded(Op.AFFINE, {"scale": 1 / (b.to(a.dtype) if isinstance(b, torch.Tensor) else b)})
     return Kinded(Op.AFFINE, {"scale": b if call.is_tracked(a) else a})
 
 
 def _neg(call: Call) -> Kinded:
-    return Kinded(Op.AFFINE, {"scale": -1} if call.name in ("neg", "negative") else {})
+    return Kinded(Op.AFFINE, {} if call.name == "positive" else {"scale": -1})
 
 
 def _batch_norm(call: Call) -> Kinded:
@@ -368,20 +301,13 @@ def _extreme(call: Call) -> Kinded:
 
 
 def _activation(call: Call) -> Kinded:
-    tracked = sum(call.is_tracked(a) for a in _flat(call))
+    tracked = sum(map(call.is_tracked, call.tensors))
     return Kinded(Op.ACTIVATION if tracked == 1 else Op.OPAQUE)
 
 
 def _average(call: Call) -> Kinded:
-    tracked = sum(call.is_tracked(a) for a in _flat(call))
+    tracked = sum(map(call.is_tracked, call.tensors))
     return Kinded(Op.AVGPOOL if tracked == 1 else Op.OPAQUE)
-
-
-def _flat(call: Call) -> list[Any]:
-    out: list[Any] = []
-    for a in (*call.args, *call.kwargs.values()):
-        out.extend(a) if isinstance(a, (tuple, list)) else out.append(a)
-    return out
 
 
 def _roles(**params: Any) -> dict[str, Any]:
@@ -396,20 +322,19 @@ def _shape(move: str) -> Callable[[Call], Kinded]:
     return lambda call: Kinded(Op.SHAPE, attrs={"move": move})
 
 
-MOVES = _RESHAPES | _SAME | _MOVES | _JOINS | _TRANSPOSES | {"stack"} - {"where", "masked_fill"}
-"""Functions that only move data, so that token numbers stay token numbers."""
+_MOVING = RESHAPES | SAME | RELAID | MOVES | JOINS | TRANSPOSES | {"stack"}
 
 _TABLE: dict[str, Callable[[Call], Kinded]] = {
-    **dict.fromkeys(_ACTIVATIONS, _activation),
-    **dict.fromkeys(_AVERAGES, _average),
-    **dict.fromkeys(_MAXIMA, _extreme),
-    **dict.fromkeys(_CONVS, _conv),
-    **dict.fromkeys(_PRODUCTS, _product),
-    **dict.fromkeys(_RESHAPES, _reshape),
-    **dict.fromkeys(_TRANSPOSES, _transpose),
-    **dict.fromkeys(_SAME, _shape("same")),
-    **dict.fromkeys(_MOVES, _shape("other")),
-    **dict.fromkeys(_JOINS, _join),
+    **dict.fromkeys(ACTIVATIONS, _activation),
+    **dict.fromkeys(AVERAGES, _average),
+    **dict.fromkeys(MAXIMA, _extreme),
+    **dict.fromkeys(CONVOLUTIONS, _conv),
+    **dict.fromkeys(PRODUCTS, _product),
+    **dict.fromkeys(RESHAPES, _reshape),
+    **dict.fromkeys(TRANSPOSES, _transpose),
+    **dict.fromkeys(SAME, _shape("same")),
+    **dict.fromkeys(MOVES | RELAID, _shape("other")),
+    **dict.fromkeys(JOINS, _join),
     **dict.fromkeys(("add", "sub", "rsub"), _add),
     **dict.fromkeys(("mul", "div"), _mul),
     **dict.fromkeys(("neg", "negative", "positive"), _neg),
@@ -431,6 +356,11 @@ _TABLE: dict[str, Callable[[Call], Kinded]] = {
 def known(name: str) -> bool:
     """Whether the table has a row for the name."""
     return name in _TABLE
+
+
+def moves(name: str) -> bool:
+    """Whether a function only moves data, so that token numbers stay token numbers."""
+    return name in _MOVING
 
 
 def classify(call: Call) -> Kinded:

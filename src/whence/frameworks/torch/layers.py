@@ -17,18 +17,19 @@ from torch.nn.modules import module as hooks
 from torch.utils._pytree import tree_flatten
 
 from ...tape import LayerRecord, Value
-from .guard import modules_of
+from .guard import Modules
 from .recorder import Recorder
 
 __all__ = ["following"]
 
 
 class _Follower:
-    def __init__(self, model: object, recorder: Recorder) -> None:
+    def __init__(self, modules: Modules, recorder: Recorder) -> None:
         self.recorder = recorder
-        self.names = {}
-        for name, module in modules_of(model):
+        self.names: dict[int, str] = {}
+        for name, module in modules:
             self.names.setdefault(id(module), name)
+        self.sizes = sizes_of(modules)
         self.thread = threading.get_ident()
         self.stack: list[str] = []
         self.records: dict[str, list[LayerRecord]] = {}
@@ -52,8 +53,10 @@ class _Follower:
         name = self.recorder.layer
         values = tuple(self._values(output))
         if values and name:
-            count = sum(p.numel() for p in module.parameters())
-            record = LayerRecord(name, type(module).__name__, values, count)
+            size = self.sizes.get(id(module))
+            if size is None:
+                size = self.sizes[id(module)] = sum(p.numel() for p in module.parameters())
+            record = LayerRecord(name, type(module).__name__, values, size)
             self.records.setdefault(name, []).append(record)
         if self.stack:
             self.recorder.layer = self.stack.pop()
@@ -66,8 +69,25 @@ class _Follower:
                     yield track.value
 
 
+def sizes_of(modules: Modules) -> dict[int, int]:
+    """How many numbers each module and its children hold; a shared one counts once in each."""
+    held: dict[str, dict[int, int]] = {}
+    for name, module in modules:
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                path = name
+                while True:
+                    held.setdefault(path, {})[id(parameter)] = parameter.numel()
+                    if not path:
+                        break
+                    path = path.rpartition(".")[0]
+    return {id(module): sum(held.get(name, {}).values()) for name, module in modules}
+
+
 def flattened(output: Any) -> list[Any]:
     """The leaves of a tuple, list, dict or dataclass."""
+    if isinstance(output, torch.Tensor):
+        return [output]
     if hasattr(output, "to_tuple"):  # the outputs of Hugging Face models
         output = output.to_tuple()
     elif hasattr(output, "__dataclass_fields__"):
@@ -76,9 +96,9 @@ def flattened(output: Any) -> list[Any]:
 
 
 @contextmanager
-def following(model: object, recorder: Recorder) -> Iterator[dict[str, list[LayerRecord]]]:
+def following(modules: Modules, recorder: Recorder) -> Iterator[dict[str, list[LayerRecord]]]:
     """Keep ``recorder.layer`` true while the model runs; yields the records by layer name."""
-    follower = _Follower(model, recorder)
+    follower = _Follower(modules, recorder)
     before = hooks.register_module_forward_pre_hook(follower.enter)
     after = hooks.register_module_forward_hook(follower.leave, always_call=True)
     try:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.autograd.graph import get_gradient_edge
-from torch.utils._pytree import tree_unflatten
 
 from ...ops import Op
+from ...tape import Node
+from .functions import wants_graph
+from .calls import Spec, circumstances, rebuild, tensors_in
 from .kinds import Kinded
 
-__all__ = ["AutogradPull", "Rerun", "add_pull", "affine_pull", "relu_pull", "summed_to"]
+__all__ = [
+    "AutogradPull", "Rerun", "affine", "bias_shape", "closed_form", "closed_pull", "released",
+]  # fmt: skip
 
 Tensor = torch.Tensor
 
@@ -26,16 +31,18 @@ class AutogradPull:
     def __init__(self, outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
         self._edges = [get_gradient_edge(o) for o in outputs]
         self._leaves = list(leaves)
-        self._like = [(o.shape, o.dtype, o.device) for o in outputs]
+        self._dtypes = [o.dtype for o in outputs]
 
-    def __call__(self, *cotangents: Tensor) -> tuple[Tensor, ...]:
-        given = [
-            torch.zeros(shape, dtype=dtype, device=device) if c is None else c.to(dtype)
-            for c, (shape, dtype, device) in zip(cotangents, self._like, strict=True)
+    def __call__(self, *cotangents: Tensor | None) -> tuple[Tensor, ...]:
+        arrived = [
+            (edge, c.to(dtype))
+            for edge, c, dtype in zip(self._edges, cotangents, self._dtypes, strict=True)
+            if c is not None
         ]
         grads = torch.autograd.grad(
-            self._edges, self._leaves, given, allow_unused=True, retain_graph=True
-        )
+            [edge for edge, _ in arrived], self._leaves, [c for _, c in arrived],
+            allow_unused=True, retain_graph=True,
+        )  # fmt: skip
         return tuple(
             torch.zeros_like(x) if g is None else g for g, x in zip(grads, self._leaves, strict=True)
         )
@@ -84,63 +91,99 @@ def relu_pull(output: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
     return pull
 
 
+def closed_form(kinded: Kinded, name: str) -> bool:
+    """Ops whose backward is a line of arithmetic: no graph is made, so their input can go."""
+    return kinded.kind in (Op.AFFINE, Op.ADD) or (kinded.kind is Op.RELU and name == "relu")
+
+
+def closed_pull(kinded: Kinded, out: Tensor, leaves: Sequence[Tensor]) -> Callable[..., Any]:
+    """The backward of an op of ``closed_form``."""
+    if kinded.kind is Op.AFFINE:
+        return affine_pull(kinded.params.get("scale"), leaves[0])
+    if kinded.kind is Op.ADD:
+        return add_pull(kinded.attrs["signs"], leaves)
+    return relu_pull(out)
+
+
+def released(leaf: Tensor, node: Node, place: int) -> Callable[[], Any]:
+    """A way back to an array that nothing need hold: its leaf while it lives, else the op again.
+
+    It knows the op and its operands but not the node, which knows its results: no ring keeps a
+    dropped tape in memory.
+    """
+    alive, call, into = weakref.ref(leaf), node._call, node.into
+
+    def array() -> Any:
+        held = alive()
+        if held is not None or call is None:
+            return held
+        return tensors_in(call(*(v.array for v in into)))[0][place]
+
+    return array
+
+
 class Rerun:
     """An op that can be run again on other operands or parameters, without a graph."""
 
     def __init__(
-        self, func: Callable[..., Any], flat: Sequence[Any], spec: Any, places: Sequence[int], kinded: Kinded
-    ) -> None:
+        self, func: Callable[..., Any], flat: Sequence[Any], spec: Spec, places: Sequence[int],
+        kinded: Kinded | None,
+    ) -> None:  # fmt: skip
         self._func = func
-        self._flat = [None if i in set(places) else a for i, a in enumerate(flat)]
+        self._flat = [None if i in places else a for i, a in enumerate(flat)]
         self._spec = spec
         self._places = list(places)
-        self._kinded = kinded
-        self._roles = {
-            role: i
-            for role, held in kinded.params.items()
-            for i, a in enumerate(self._flat)
-            if isinstance(a, Tensor) and a is held
-        }
+        self._kinded = kinded or Kinded(Op.OPAQUE)
+        self._circumstances = circumstances()
+
+    def _with(self, inputs: Sequence[Tensor]) -> list[Any]:
+        flat = list(self._flat)
+        for place, array in zip(self._places, inputs, strict=True):
+            flat[place] = array
+        return flat
 
     def __call__(self, *inputs: Tensor, **params: Any) -> Any:
         kinded = self._kinded
         if params and kinded.kind is Op.AFFINE:
             return affine(inputs[0], {**kinded.params, **params})
-        flat = list(self._flat)
-        for place, array in zip(self._places, inputs, strict=True):
-            flat[place] = array
-        added = None
+        flat, added = self._with(inputs), None
         for role, array in params.items():
-            if role in self._roles:
-                flat[self._roles[role]] = array
+            held = kinded.params.get(role)
+            places = [i for i, a in enumerate(flat) if a is held and i not in self._places]
+            if held is not None and places:
+                flat[places[0]] = array
             elif role == "bias":
                 added = array
+            elif array is None:
+                continue
             else:
-                raise KeyError(f"this op has no parameter {role!r}; it has {sorted(self._roles)}")
-        args, kwargs = tree_unflatten(flat, self._spec)
-        with torch.no_grad():
+                raise KeyError(f"this op has no parameter {role!r}; it has {sorted(kinded.params)}")
+        args, kwargs = rebuild(flat, self._spec)
+        with torch.set_grad_enabled(wants_graph()), self._circumstances():
             out = self._func(*args, **kwargs)
         if added is not None:
             out = out + added.reshape(bias_shape(kinded.kind, kinded.attrs, added))
         return out
 
-    def view(self, place: int, *, single: bool) -> Callable[[Tensor], Tensor]:
-        """The op as a way to read a view out of its operand, for ``alias.Track.chain``."""
-        func, flat, spec, where = self._func, list(self._flat), self._spec, self._places[0]
+    def view(self, place: int, *, single: bool, slot: int = 0) -> Callable[[Tensor], Tensor]:
+        """The op as a way to read a view out of its operand, for ``memory.Track.chain``."""
+        func, spec, flat, where = self._func, self._spec, list(self._flat), self._places[slot]
 
         def read(array: Tensor) -> Tensor:
             filled = list(flat)
+            for i in self._places:
+                filled[i] = array
             filled[where] = array
-            args, kwargs = tree_unflatten(filled, spec)
+            args, kwargs = rebuild(filled, spec)
             out = func(*args, **kwargs)
-            return out if single and isinstance(out, Tensor) else out[place]
+            return out if single and isinstance(out, Tensor) else tensors_in(out)[0][place]
 
         return read
 
 
 def affine(x: Tensor, params: Mapping[str, Any]) -> Tensor:
     """x * scale + shift, either of which may be absent."""
-    with torch.no_grad():
+    with torch.set_grad_enabled(wants_graph()):
         if params.get("scale") is not None:
             x = x * params["scale"]
         return x + params["shift"] if params.get("shift") is not None else x

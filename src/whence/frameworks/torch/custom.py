@@ -1,0 +1,52 @@
+"""What PyTorch runs out of the recorder's sight, made visible for the length of one recording.
+
+``MyFunction.apply`` of a custom autograd function is recorded as one opaque op: its own backward
+may differ from what its forward does (straight-through estimators), so looking into it would be
+wrong. Activation checkpointing only saves memory, so what it runs is run plainly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils import checkpoint
+
+from .recorder import Recorder
+
+__all__ = ["in_sight"]
+
+
+@contextmanager
+def in_sight(recorder: Recorder) -> Iterator[None]:
+    """Let the recorder see custom autograd functions and through checkpoints.
+
+    Other threads see no difference; entered by one recording at a time (see ``guard``).
+    """
+    original = torch.autograd.Function.__dict__["apply"]
+    generator = checkpoint._checkpoint_without_reentrant_generator
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        call = original.__get__(None, cls)
+        if recorder not in _get_current_function_mode_stack():
+            return call(*args, **kwargs)
+        if cls is checkpoint.CheckpointFunction:
+            return args[0](*args[2:])
+        return recorder.custom(call, cls.__name__, args, kwargs)
+
+    def plainly(*args: Any, **kwargs: Any) -> Iterator[None]:
+        if recorder not in _get_current_function_mode_stack():
+            yield from generator(*args, **kwargs)
+        else:
+            yield
+
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
+    checkpoint._checkpoint_without_reentrant_generator = plainly  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original  # type: ignore[method-assign]
+        checkpoint._checkpoint_without_reentrant_generator = generator

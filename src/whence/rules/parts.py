@@ -1,0 +1,129 @@
+"""An affine op's output taken apart by sign: which inputs and weights pushed it up, which down.
+
+Every rule with modified weights is built from the same piece: run the op on the positive and on the
+negative part of its operand, with a weight of its own for each, and keep the way back. Operands
+that are known not to be negative need one run instead of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import OptionError
+from ..ops import Op
+from ..tape import Array, Node, Value
+
+__all__ = [
+    "BIAS", "Sides", "check_bias", "negative", "nonnegative", "positive", "signed_run",
+    "spread_evenly", "weight_name", "weights_of",
+]  # fmt: skip
+
+BIAS = ("absorb", "ignore", "distribute")
+"""What a rule does with the bias: it takes its share, it is left out, or its share is spread evenly
+over the inputs that contribute."""
+
+
+def check_bias(rule: str, bias: str) -> None:
+    """Raise OptionError for another word."""
+    if bias not in BIAS:
+        raise OptionError(
+            f"{rule} needs bias to be one of {', '.join(map(repr, BIAS))}; got {bias!r}"
+        )
+
+
+def positive(xp: Any, array: Array) -> Array:
+    """max(array, 0)."""
+    return xp.maximum(array, 0.0)
+
+
+def negative(xp: Any, array: Array) -> Array:
+    """min(array, 0), keeping its sign."""
+    return xp.minimum(array, 0.0)
+
+
+def weight_name(node: Node) -> str:
+    """The parameter that multiplies: ``weight``, or ``scale`` of an elementwise op."""
+    return "scale" if node.kind is Op.AFFINE else "weight"
+
+
+_KEEPS_SIGN = (Op.MAXPOOL, Op.SHAPE)
+
+
+def nonnegative(value: Value, depth: int = 12) -> bool:
+    """Whether the tape itself shows that an array has no negative element: it was rectified, or is a
+    selection, average or sum of such.
+    """
+    node = value.node
+    if node.kind is Op.RELU:
+        slope = node.attrs.get("slope", 0.0)
+        return isinstance(slope, (int, float)) and slope == 0
+    if node.kind is Op.SOFTMAX:
+        return not node.attrs.get("log")
+    if depth == 0 or not node.into:
+        return False
+    if node.kind is Op.ADD and any(s < 0 for s in node.attrs.get("signs", ())):
+        return False
+    if node.kind is Op.SHAPE and node.attrs.get("move") in ("other", "same", None):
+        return False  # may fill in a constant of either sign
+    if node.kind is Op.AVGPOOL and "cubic" in str(node.attrs.get("mode", node.op)):
+        return False  # weights of either sign
+    if node.kind in (*_KEEPS_SIGN, Op.AVGPOOL, Op.ADD):
+        return all(nonnegative(v, depth - 1) for v in node.into)
+    return False
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The output of a signed run, and the way from shares of it back to the operand."""
+
+    output: Array
+    back: Callable[[Array], Array]
+    """shares (like the output) -> operand times what the weights pull back, (batch, *in)."""
+
+
+def signed_run(
+    node: Node, up: Array, down: Array, bias: Array | None, x: Array | None = None
+) -> Sides:
+    """``f(x+; up, bias) + f(x-; down)``: the op with one weight for the positive part of its operand
+    and another for the negative part.
+    """
+    xp: Any = node.xp
+    name, offset = weight_name(node), "shift" if node.kind is Op.AFFINE else "bias"
+    known = x is None and nonnegative(node.into[0])
+    x = node.inputs[0] if x is None else x
+    above = x if known else positive(xp, x)
+    output, pull = node.rerun(above, **{name: up, offset: bias})
+    if known:
+        return Sides(output, lambda shares: above * pull(shares)[0])
+    below = x - above
+    second, pull_below = node.rerun(below, **{name: down, offset: None})
+    return Sides(
+        output + second, lambda shares: above * pull(shares)[0] + below * pull_below(shares)[0]
+    )
+
+
+def weights_of(node: Node) -> tuple[Array, Array | None]:
+    """(weight, bias or None) of an affine op; an op that only adds has weight one."""
+    xp: Any = node.xp
+    name = weight_name(node)
+    weight = node.params.get(name)
+    if weight is None and name == "weight":
+        raise OptionError(
+            f"{node.kind}.{node.op} at layer {node.layer or '(top)'} has no single constant weight, so rules that "
+            "change weights cannot be used there; Epsilon can"
+        )
+    weight = xp.asarray(1.0 if weight is None else weight, like=node.inputs[0])
+    bias = node.params.get("shift" if name == "scale" else "bias")
+    return weight, None if bias is None else xp.asarray(bias, like=node.inputs[0])
+
+
+def spread_evenly(node: Node, amount: Array) -> Array:
+    """An amount at each output, spread in equal shares over the operand's elements that it sees."""
+    xp: Any = node.xp
+    weight, _ = weights_of(node)
+    name = weight_name(node)
+    none = {"shift" if name == "scale" else "bias": None}
+    count, pull = node.rerun(xp.ones_like(node.inputs[0]), **{name: xp.ones_like(weight)}, **none)
+    return pull(amount / xp.maximum(count, 1.0))[0]

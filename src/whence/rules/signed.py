@@ -1,0 +1,215 @@
+"""Rules that treat what pushed the output up and what pushed it down differently [bach2015,
+montavon2017, montavon2019].
+
+x+ = max(x, 0), x- = min(x, 0), the same for weights W and bias b; s(z) = z + eps * sign(z) with
+sign(0) = +1 and eps = 1e-6. All hold for operands, weights and outputs of either sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..backward import Split, Total
+from ..errors import OptionError
+from ..tape import Array, Node
+from .affine import stabilise
+from .parts import check_bias, negative, positive, signed_run, spread_evenly, weights_of
+
+__all__ = ["AlphaBeta", "Gamma", "ZPlus"]
+
+_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class _Term:
+    """One denominator, and what it hands back and absorbs."""
+
+    output: Array
+    part: Array
+    shares: Array
+    offset: Array | None
+
+    def books(self, total: Total, relevance: Array) -> dict[str, Array]:
+        books = {"epsilon": total(relevance) - total(self.shares, self.output)}
+        if self.offset is not None:
+            books["bias"] = total(self.shares, self.offset)
+        return books
+
+
+def _term(
+    node: Node, relevance: Array, up: Array, down: Array, bias: Array | None, mode: str
+) -> _Term:
+    """R shared out over x+ up + x- down (+ bias): R_in = [x+ up + x- down]^T R / s(sum)."""
+    sides = signed_run(node, up, down, None if mode == "ignore" else bias)
+    shares = relevance / stabilise(node, sides.output, _EPS)
+    return _finish(node, sides.back, sides.output, shares, bias, mode)
+
+
+def _finish(
+    node: Node, back: Any, output: Array, shares: Array, bias: Array | None, mode: str
+) -> _Term:
+    part = back(shares)
+    offset = None
+    if bias is not None and mode != "ignore":
+        offset = _aligned(node, bias)
+        if mode == "distribute":
+            part, offset = part + spread_evenly(node, shares * offset), None
+    return _Term(output, part, shares, offset)
+
+
+def _aligned(node: Node, bias: Array) -> Array:
+    """A bias in the shape in which it broadcasts against the output."""
+    xp: Any = node.xp
+    offset = xp.asarray(node.offset, like=node.output)
+    return xp.reshape(bias, xp.shape(offset)) if hasattr(bias, "shape") else bias + offset * 0
+
+
+def _sum_books(books: list[Mapping[str, Array]]) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    for each in books:
+        for reason, amount in each.items():
+            found[reason] = found[reason] + amount if reason in found else amount
+    return found
+
+
+@dataclass(frozen=True)
+class ZPlus:
+    """LRP-z+: only what pushed the output up takes relevance, [x+W+ + x-W-]^T R / s(x+W+ + x-W- + b+)
+    [montavon2017].
+
+    The same as ``AlphaBeta(1, 0)``. For operands that are not negative one modified run is enough.
+    bias: "absorb" (b+ takes its share), "ignore" or "distribute". Raises OptionError for another word.
+    """
+
+    bias: str = "absorb"
+
+    def __post_init__(self) -> None:
+        check_bias("ZPlus", self.bias)
+
+    def __call__(self, node: Node, relevance: Array) -> Split:
+        xp: Any = node.xp
+        weight, bias = weights_of(node)
+        above = None if bias is None else positive(xp, bias)
+        term = _term(node, relevance, positive(xp, weight), negative(xp, weight), above, self.bias)
+        empty = xp.where(term.output == 0, relevance, xp.zeros_like(relevance))
+
+        def absorbed(total: Total) -> Mapping[str, Array]:
+            books = term.books(total, relevance)
+            lost = total(empty)
+            return {**books, "epsilon": books["epsilon"] - lost, "empty": lost}
+
+        return Split((term.part,), absorbed)
+
+
+@dataclass(frozen=True)
+class AlphaBeta:
+    """LRP-alpha-beta: alpha of what pushed the output up, minus beta of what pushed it down
+    [bach2015], alpha - beta = 1.
+
+    empty: what happens at an output that has no such part: "conserve" lets the other part take all
+    of it; "strict" follows the formula, which loses alpha R or keeps -beta R out (reported in the
+    ledger as ``empty``). With beta = 0 there is no other part, and both are the same.
+    bias: "absorb", "ignore" or "distribute".
+    Raises OptionError if alpha - beta is not 1, either is negative, or for another word.
+    """
+
+    alpha: float = 2.0
+    beta: float = 1.0
+    empty: str = "conserve"
+    bias: str = "absorb"
+
+    def __post_init__(self) -> None:
+        check_bias("AlphaBeta", self.bias)
+        if self.empty not in ("conserve", "strict"):
+            raise OptionError(
+                f"AlphaBeta needs empty to be 'conserve' or 'strict'; got {self.empty!r}"
+            )
+        if not (abs(self.alpha - self.beta - 1) < 1e-9 and self.beta >= 0):
+            raise OptionError(
+                f"AlphaBeta needs alpha - beta = 1 with beta >= 0, so that relevance is conserved; got "
+                f"alpha={self.alpha!r}, beta={self.beta!r}, a difference of {self.alpha - self.beta:g}"
+            )
+
+    def __call__(self, node: Node, relevance: Array) -> Split:
+        if self.beta == 0:
+            return ZPlus(self.bias)(node, relevance)
+        xp: Any = node.xp
+        weight, bias = weights_of(node)
+        zero = xp.zeros_like(relevance)
+        plus, minus = positive(xp, weight), negative(xp, weight)
+        biases = (None, None) if bias is None else (positive(xp, bias), negative(xp, bias))
+        used = (None, None) if self.bias == "ignore" else biases
+        up = signed_run(node, plus, minus, used[0])
+        down = signed_run(node, minus, plus, used[1])
+        no_up, no_down = up.output == 0, down.output == 0
+        for_up, for_down = relevance * self.alpha, relevance * -self.beta
+        if self.empty == "conserve":
+            for_up = xp.where(no_down, relevance, for_up)
+            for_down = xp.where(no_up, relevance, for_down)
+        for_up, for_down = xp.where(no_up, zero, for_up), xp.where(no_down, zero, for_down)
+        terms = [
+            (_finish(node, s.back, s.output, r / stabilise(node, s.output, _EPS), b, self.bias), r)
+            for s, r, b in ((up, for_up, biases[0]), (down, for_down, biases[1]))
+        ]
+
+        def absorbed(total: Total) -> Mapping[str, Array]:
+            books = _sum_books([t.books(total, r) for t, r in terms])
+            books["empty"] = total(relevance) - total(for_up + for_down)
+            return books
+
+        return Split((terms[0][0].part + terms[1][0].part,), absorbed)
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """LRP-gamma, in the form that is right for operands and outputs of either sign [montavon2019,
+    andeol2021]: weights that agree with the output's sign count 1 + gamma times.
+
+    z > 0: [x+(W + gamma W+) + x-(W + gamma W-)]^T R / s(same sum + b + gamma b+);
+    z < 0: W+ and W- exchanged; z = 0: nothing (``clipped`` in the ledger).
+    gamma 0 is LRP-0; large gamma approaches z+. bias: "absorb", "ignore" or "distribute".
+    Raises OptionError if gamma < 0, or for another word.
+    """
+
+    gamma: float = 0.25
+    bias: str = "absorb"
+
+    def __post_init__(self) -> None:
+        check_bias("Gamma", self.bias)
+        if not self.gamma >= 0:
+            raise OptionError(f"Gamma needs gamma >= 0; got {self.gamma!r}")
+
+    def __call__(self, node: Node, relevance: Array) -> Split:
+        xp: Any = node.xp
+        weight, bias = weights_of(node)
+        z, zero = node.output, xp.zeros_like(relevance)
+        more_up = weight + self.gamma * positive(xp, weight)
+        more_down = weight + self.gamma * negative(xp, weight)
+        above, below = xp.where(z > 0, relevance, zero), xp.where(z < 0, relevance, zero)
+        sides = [(above, more_up, more_down, positive), (below, more_down, more_up, negative)]
+        if xp.known_zero(below):  # after a rectifier nothing arrives at z < 0: one run is enough
+            sides = sides[:1]
+        terms = [
+            (
+                _term(
+                    node,
+                    r,
+                    up,
+                    down,
+                    None if bias is None else bias + self.gamma * sign(xp, bias),
+                    self.bias,
+                ),
+                r,
+            )
+            for r, up, down, sign in sides
+        ]
+
+        def absorbed(total: Total) -> Mapping[str, Array]:
+            books = _sum_books([t.books(total, r) for t, r in terms])
+            books["clipped"] = total(relevance) - total(above) - total(below)
+            return books
+
+        parts = [t.part for t, _ in terms]
+        return Split((sum(parts[1:], parts[0]),), absorbed)

@@ -1,0 +1,175 @@
+"""Small networks with known weights, the same in PyTorch and Keras, and ways to reach one op.
+
+Frameworks are imported when a network is asked for, so that a test of one does not load the other.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+import whence
+from whence.backward import Rule, Split
+from whence.tape import Node, Tape
+
+FRAMEWORKS = ("torch", "tensorflow")
+
+
+@dataclass(frozen=True)
+class Twin:
+    """One network in one framework. Maps are kept in the framework's own channel order."""
+
+    framework: str
+    model: Any
+    x: np.ndarray
+    """In the framework's channel order."""
+    array: Callable[[np.ndarray], Any]
+    """A NumPy array as the framework's."""
+    first: Callable[[np.ndarray], np.ndarray]
+    """An attribution with channels brought to axis 1, to be compared between frameworks."""
+    layers: dict[str, str] = field(default_factory=dict)
+    """Names that both networks know: ``conv2`` -> the framework's own layer name."""
+
+
+def conv_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Two 3x3 convolutions (2 -> 4 -> 5 channels), batch-norm between, and 5 * 3 * 3 -> 3 classes."""
+    return {
+        "w1": rng.normal(0, 0.4, (4, 2, 3, 3)),
+        "b1": rng.normal(0, 0.3, 4),
+        "scale": rng.uniform(0.5, 1.5, 4),
+        "shift": rng.normal(0, 0.3, 4),
+        "mean": rng.normal(0, 0.3, 4),
+        "var": rng.uniform(0.5, 1.5, 4),
+        "w2": rng.normal(0, 0.3, (5, 4, 3, 3)),
+        "b2": rng.normal(0, 0.3, 5),
+        "w3": rng.normal(0, 0.3, (3, 5, 3, 3)),
+        "b3": rng.normal(0, 0.3, 3),
+    }
+
+
+def conv_twin(framework: str, seed: int = 0, batch: int = 3) -> Twin:
+    """conv, batch-norm, ReLU, max pooling, conv, leaky ReLU, dense; 6 x 6 maps of two channels."""
+    rng = np.random.default_rng(seed)
+    weights = {k: v.astype(np.float32) for k, v in conv_weights(rng).items()}
+    x = rng.normal(0, 1, (batch, 2, 6, 6)).astype(np.float32)
+    return torch_conv_twin(weights, x) if framework == "torch" else keras_conv_twin(weights, x)
+
+
+def torch_conv_twin(w: dict[str, np.ndarray], x: np.ndarray) -> Twin:
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(2, 4, 3, padding=1)
+            self.norm = nn.BatchNorm2d(4)
+            self.conv2 = nn.Conv2d(4, 5, 3, padding=1)
+            self.dense = nn.Linear(45, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.norm(self.conv1(x)))
+            x = nn.functional.max_pool2d(x, 2)
+            x = nn.functional.leaky_relu(self.conv2(x), 0.1)
+            return self.dense(x.flatten(1))
+
+    net = Net()
+    given = {
+        "conv1.weight": w["w1"], "conv1.bias": w["b1"], "norm.weight": w["scale"],
+        "norm.bias": w["shift"], "norm.running_mean": w["mean"], "norm.running_var": w["var"],
+        "norm.num_batches_tracked": np.int64(0), "conv2.weight": w["w2"], "conv2.bias": w["b2"],
+        "dense.weight": w["w3"].reshape(3, -1), "dense.bias": w["b3"],
+    }  # fmt: skip
+    net.load_state_dict({k: torch.as_tensor(v) for k, v in given.items()})
+    names = {n: n for n in ("conv1", "norm", "conv2", "dense")}
+    return Twin("torch", net.eval(), x, torch.as_tensor, lambda a: a, names)
+
+
+def keras_conv_twin(w: dict[str, np.ndarray], x: np.ndarray) -> Twin:
+    import keras
+    import tensorflow as tf
+
+    layers = keras.layers
+    net = keras.Sequential([
+        layers.Input((6, 6, 2)),
+        layers.Conv2D(4, 3, padding="same", name="conv1"),
+        layers.BatchNormalization(epsilon=1e-5, name="norm"),
+        layers.ReLU(),
+        layers.MaxPooling2D(2),
+        layers.Conv2D(5, 3, padding="same", name="conv2"),
+        layers.LeakyReLU(negative_slope=0.1),
+        layers.Flatten(),
+        layers.Dense(3, name="dense"),
+    ])  # fmt: skip
+    kernel = (2, 3, 1, 0)
+    net.get_layer("conv1").set_weights([w["w1"].transpose(kernel), w["b1"]])
+    net.get_layer("norm").set_weights([w["scale"], w["shift"], w["mean"], w["var"]])
+    net.get_layer("conv2").set_weights([w["w2"].transpose(kernel), w["b2"]])
+    net.get_layer("dense").set_weights([w["w3"].transpose(2, 3, 1, 0).reshape(45, 3), w["b3"]])
+    names = {n: n for n in ("conv1", "norm", "conv2", "dense")}
+    return Twin(
+        "tensorflow", net, x.transpose(0, 2, 3, 1).copy(), tf.convert_to_tensor,
+        lambda a: np.moveaxis(a, -1, 1), names,
+    )  # fmt: skip
+
+
+@pytest.fixture(params=FRAMEWORKS)
+def twin(request: pytest.FixtureRequest) -> Twin:
+    """The small convolutional network, in each framework that is installed."""
+    return conv_twin(installed(request.param))
+
+
+def installed(framework: str) -> str:
+    """The name itself; skips the test where the framework is missing."""
+    if importlib.util.find_spec(framework) is None:
+        pytest.skip(f"{framework} is not installed")
+    return framework
+
+
+@contextmanager
+def nodes_of(model: Any, x: Any, kind: str) -> Iterator[list[Node]]:
+    """The nodes of a kind on the tape of a call, in order."""
+    tape = whence.record(model, x)
+    try:
+        yield [n for n in tape.nodes if str(n.kind) == kind]
+    finally:
+        tape.free()
+
+
+def applied(
+    rule: Rule, node: Node, relevance: Any, samples: int
+) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    """What a rule gives each operand, and what it says that it absorbed, per sample."""
+    xp: Any = node.xp
+    found = rule(node, relevance)
+    split = found if isinstance(found, Split) else Split(found, lambda total: {})
+
+    def total(a: Any, b: Any = None) -> Any:
+        a = xp.to_numpy(a)
+        b = 1.0 if b is None else xp.to_numpy(b)
+        return (a * b).reshape(samples, -1).sum(1)
+
+    books = {k: np.asarray(v) for k, v in split.absorbed(total).items()}
+    return [xp.to_numpy(p) for p in split.parts], books
+
+
+def shut(tape: Tape) -> Tape:
+    """For tests that only look: the tape, with its memory given back."""
+    tape.free()
+    return tape
+
+
+def close(ours: Any, theirs: Any, tolerance: float = 1e-5) -> None:
+    """Largest difference over largest number; fails where shapes differ or all is zero."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape
+    scale = np.abs(theirs).max()
+    assert scale > 0, "nothing but zeros shows nothing"
+    off = np.abs(ours - theirs).max() / scale
+    assert off <= tolerance, f"off by {off:.3g} of the largest, {tolerance} allowed"
