@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 
 import whence
 from whence.backward import Rule, Split
-from whence.tape import Node, Tape
+from whence.tape import Node
 
 FRAMEWORKS = ("torch", "tensorflow")
 
@@ -38,7 +39,7 @@ class Twin:
 
 
 def conv_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Two 3x3 convolutions (2 -> 4 -> 5 channels), batch-norm between, and 5 * 3 * 3 -> 3 classes."""
+    """Two 3x3 convolutions (2 -> 4 -> 5 channels), batch-norm between, and 45 -> 3 classes."""
     return {
         "w1": rng.normal(0, 0.4, (4, 2, 3, 3)),
         "b1": rng.normal(0, 0.3, 4),
@@ -53,8 +54,12 @@ def conv_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
+@cache
 def conv_twin(framework: str, seed: int = 0, batch: int = 3) -> Twin:
-    """conv, batch-norm, ReLU, max pooling, conv, leaky ReLU, dense; 6 x 6 maps of two channels."""
+    """conv, batch-norm, ReLU, max pooling, conv, leaky ReLU, dense; 6 x 6 maps of two channels.
+
+    One for all tests of a process, for TensorFlow compiles its graphs once a model.
+    """
     rng = np.random.default_rng(seed)
     weights = {k: v.astype(np.float32) for k, v in conv_weights(rng).items()}
     x = rng.normal(0, 1, (batch, 2, 6, 6)).astype(np.float32)
@@ -157,12 +162,6 @@ def applied(
 
     books = {k: np.asarray(v) for k, v in split.absorbed(total).items()}
     return [xp.to_numpy(p) for p in split.parts], books
-
-
-def shut(tape: Tape) -> Tape:
-    """For tests that only look: the tape, with its memory given back."""
-    tape.free()
-    return tape
 
 
 def close(ours: Any, theirs: Any, tolerance: float = 1e-5) -> None:

@@ -5,11 +5,11 @@ The walk here is not the library's: what the recorder says is checked with as li
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from whence.frameworks import find, gather
@@ -102,6 +102,8 @@ def apart(ours: Tensor, theirs: Tensor) -> float:
     ours, theirs = ours.detach().to(wide), theirs.detach().to(wide)
     scale = theirs.abs().max().item()
     difference = (ours - theirs).abs().max().item()
+    if difference != difference:
+        return float("inf")
     # A gradient of nothing but zeros shows nothing: tests must not compare those by accident.
     return difference / scale if scale else (0.0 if difference == 0 else float("inf"))
 
@@ -118,8 +120,12 @@ def errors(
     outputs, theirs = autograd(model if like is None else like, x, seeds, head)
     ours = gradients(tape, seeds)
     if outputs.keys() != tape.outputs.keys() or ours.keys() != theirs.keys():
-        raise AssertionError(f"names differ: {outputs.keys()} {tape.outputs.keys()} {ours} {theirs}")
-    off = [apart(v.array if isinstance(v, Value) else v, outputs[k]) for k, v in tape.outputs.items()]
+        raise AssertionError(
+            f"names differ: {outputs.keys()} {tape.outputs.keys()} {ours} {theirs}"
+        )
+    off = [
+        apart(v.array if isinstance(v, Value) else v, outputs[k]) for k, v in tape.outputs.items()
+    ]
     for name, gradient in theirs.items():
         mine = ours[name]
         if gradient is None or mine is None:
@@ -136,7 +142,7 @@ def exact(
 ) -> Tape:  # fmt: skip
     """Record, compare with autograd, fail where they differ; returns a tape.
 
-    like: the same function spelled so that autograd takes it, where it refuses the model's spelling.
+    like: the same function as autograd takes it, where it refuses the model's spelling.
     """
     for each in lean:
         tape = record(model, x, lean=each, head=head)
@@ -175,6 +181,32 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
                 draw(module.running_var, 0.5, 2.0)
                 draw(module.running_mean, -0.3, 0.3)
     return model.eval()
+
+
+class Net(nn.Module):
+    """Convolution, batch-norm, a ReLU used twice, a residual, a pool, two heads in one matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.again = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.act = nn.ReLU(inplace=True)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.act(self.norm(self.conv(x)))
+        h = self.act(self.again(h) + h)
+        return self.head(self.drop(F.adaptive_avg_pool2d(h, 1).flatten(1)))
+
+
+def net(dtype: torch.dtype = torch.float64) -> nn.Module:
+    return lively(Net()).to(dtype)
+
+
+def picture(dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(2, 2, 5, 5, dtype=torch.float64).to(dtype)
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
@@ -221,6 +253,18 @@ def changed(before: Any, after: Any, where: str = "") -> list[str]:
     return [] if before is after or before == after else [where]
 
 
-def twin(model: nn.Module) -> nn.Module:
-    """A copy, for a run whose traces should not be seen."""
-    return copy.deepcopy(model)
+class Cases(dict[str, tuple[Any, Any]]):
+    """Models by the name of their function, each with a twin that autograd takes, or None."""
+
+    def __call__(self, model: Any) -> Any:
+        self[model.__name__] = model, None
+        return model
+
+    def like(self, twin: Any) -> Callable[[Any], Any]:
+        """For a model that autograd refuses as it is spelled."""
+
+        def case(model: Any) -> Any:
+            self[model.__name__] = model, twin
+            return model
+
+        return case

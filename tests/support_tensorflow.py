@@ -1,4 +1,4 @@
-"""Is a TensorFlow tape exact? A reverse walk of its own, and ``tf.GradientTape`` to hold it against.
+"""Is a TensorFlow tape exact? A walk of its own, and ``tf.GradientTape`` to hold it against.
 
 The walk here is not the library's: what the recorder says is checked with as little as possible.
 """

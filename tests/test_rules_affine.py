@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -46,14 +48,18 @@ def test_dense(batch, biased):
 
 
 CONVOLUTIONS = {
-    "1-d": (1, dict(kernel_size=3), (2, 7)),
-    "1-d strided": (1, dict(kernel_size=4, stride=3, padding=2), (2, 9)),
-    "1-d dilated": (1, dict(kernel_size=3, dilation=2, padding=1), (2, 8)),
-    "2-d": (2, dict(kernel_size=3, padding=1), (2, 5, 4)),
-    "2-d odd": (2, dict(kernel_size=(2, 3), stride=(2, 1), padding=(1, 0)), (2, 5, 6)),
-    "2-d grouped": (2, dict(kernel_size=3, groups=2, dilation=(1, 2), padding=2), (4, 4, 5)),
-    "2-d depthwise": (2, dict(kernel_size=3, groups=4, stride=2), (4, 5, 5)),
-    "3-d": (3, dict(kernel_size=2, stride=(1, 2, 1), padding=(0, 1, 0)), (2, 3, 3, 4)),
+    "1-d": (1, {"kernel_size": 3}, (2, 7)),
+    "1-d strided": (1, {"kernel_size": 4, "stride": 3, "padding": 2}, (2, 9)),
+    "1-d dilated": (1, {"kernel_size": 3, "dilation": 2, "padding": 1}, (2, 8)),
+    "2-d": (2, {"kernel_size": 3, "padding": 1}, (2, 5, 4)),
+    "2-d odd": (2, {"kernel_size": (2, 3), "stride": (2, 1), "padding": (1, 0)}, (2, 5, 6)),
+    "2-d grouped": (
+        2,
+        {"kernel_size": 3, "groups": 2, "dilation": (1, 2), "padding": 2},
+        (4, 4, 5),
+    ),
+    "2-d depthwise": (2, {"kernel_size": 3, "groups": 4, "stride": 2}, (4, 5, 5)),
+    "3-d": (3, {"kernel_size": 2, "stride": (1, 2, 1), "padding": (0, 1, 0)}, (2, 3, 3, 4)),
 }
 
 
@@ -71,9 +77,13 @@ def test_convolution(name):
 
 
 TRANSPOSED = {
-    "1-d": (1, dict(kernel_size=3, stride=2, padding=1, output_padding=1), (3, 4)),
-    "2-d grouped": (2, dict(kernel_size=(3, 2), stride=2, groups=2, dilation=(1, 2)), (4, 3, 2)),
-    "3-d": (3, dict(kernel_size=2, stride=(1, 2, 1), padding=(0, 1, 0)), (2, 2, 3, 2)),
+    "1-d": (1, {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1}, (3, 4)),
+    "2-d grouped": (
+        2,
+        {"kernel_size": (3, 2), "stride": 2, "groups": 2, "dilation": (1, 2)},
+        (4, 3, 2),
+    ),
+    "3-d": (3, {"kernel_size": 2, "stride": (1, 2, 1), "padding": (0, 1, 0)}, (2, 2, 3, 2)),
 }
 
 
@@ -152,6 +162,43 @@ def test_sums_share_in_proportion(name):
     assert whole == pytest.approx(relevance.sum().item())
 
 
+FOLDED = {
+    "conv": (lambda: nn.Conv2d(2, 4, 3, groups=2), nn.BatchNorm2d(4), (2, 5, 5)),
+    "conv without bias": (lambda: nn.Conv1d(2, 4, 3, bias=False), nn.BatchNorm1d(4), (2, 5)),
+    "dense": (lambda: nn.Linear(3, 4), nn.BatchNorm1d(4), (3,)),
+    "transposed": (lambda: nn.ConvTranspose2d(2, 4, 2, groups=2), nn.BatchNorm2d(4), (2, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_batch_norm_counts_as_part_of_the_op_before_it(name):
+    """The relevance and the books of the model whose weights were folded by hand."""
+    make, norm, shape = FOLDED[name]
+    layer, x = make().double(), torch.randn(2, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.uniform_(0.5, 2)
+    norm = norm.double().eval()
+    folded = copy.deepcopy(layer)
+    with torch.no_grad():
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        if name == "transposed":  # (in, out / groups, ...): the first half makes channels 0 and 1
+            for i in range(2):
+                folded.weight[i] *= scale[2 * i : 2 * i + 2].reshape(-1, 1, 1)
+        else:
+            folded.weight *= scale.reshape(-1, *[1] * (folded.weight.dim() - 1))
+        bias = 0 if layer.bias is None else layer.bias
+        folded.bias = nn.Parameter((bias - norm.running_mean) * scale + norm.bias)
+    found = [
+        whence.explain(nn.Sequential(*layers, nn.ReLU(), nn.Flatten()), x, "lrp", target=3, eps=EPS)
+        for layers in ((layer, norm), (folded,))
+    ]
+    close(found[0].to_numpy(), found[1].to_numpy(), 1e-6)
+    ours, theirs = (e.ledger.absorbed() for e in found)
+    np.testing.assert_allclose(ours["bias"], theirs["bias"], rtol=1e-6)
+    assert len(found[0].ledger) == len(found[1].ledger) == 3
+
+
 def test_zero_output_moves_up_and_stays_finite():
     # z = 1 * 1 + 1 * (-1) = 0, so s(z) = +eps: each takes x_i w_i / eps, and the two cancel.
     layer = nn.Linear(2, 1, bias=False).double()
@@ -165,19 +212,17 @@ def test_zero_output_moves_up_and_stays_finite():
 
 def test_half_precision_scales_the_stabiliser():
     """In half precision 1e-6 is nothing beside a large z: eps counts in units of its spread."""
-    layer = nn.Linear(64, 8).half()
-    x = torch.randn(2, 64).half() * 40
-    with nodes_of(layer, x, "dense") as nodes, torch.no_grad():
-        relevance = torch.ones(2, 8).half()
-        (got,), _ = applied(Epsilon(), nodes[0], relevance, 2)
-    weight, bias = (t.detach().double().numpy() for t in (layer.weight, layer.bias))
-    for i in range(2):
-        wide = x[i].double().numpy()
-        z = weight @ wide + bias
-        eps = max(np.sqrt((z**2).mean()), 1) * 1e-3
-        theirs = twin.epsilon(wide, weight, bias, np.ones(8), eps)
-        # Weights and quotients are rounded to eleven bits.
-        np.testing.assert_allclose(got[i], theirs, atol=np.abs(theirs).max() * 2e-2)
+    # z = (1/16, 200) has the root mean square 141.42, so s(z_1) = 0.0625 + 0.14142 and the share
+    # that reaches x_1 is 0.0625 / 0.20392 = 0.30649; in single precision it is all of it.
+    layer = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.0625, 0.0], [0.0, 200.0]]))
+    for kind, share in ((torch.float16, 0.30649), (torch.float32, 1.0)):
+        x, relevance = torch.ones(1, 2, dtype=kind), torch.tensor([[1.0, 0.0]], dtype=kind)
+        with nodes_of(layer.to(kind), x, "dense") as nodes, torch.no_grad():
+            (got,), books = applied(Epsilon(), nodes[0], relevance, 1)
+        np.testing.assert_allclose(got, [[share, 0.0]], rtol=2e-3)
+        np.testing.assert_allclose(books["epsilon"], [1 - share], atol=2e-3)
 
 
 def test_two_features_by_hand():

@@ -39,21 +39,36 @@ def model(shape, call):
 CASES = {
     "dense": ((6,), lambda x: L.Dense(3)(L.Dense(5, activation="relu")(x))),
     "dense on a sequence": ((4, 6), lambda x: L.Dense(3, activation="tanh")(x)),
-    "einsum dense": ((4, 6), lambda x: L.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de")(x)),
+    "einsum dense": (
+        (4, 6),
+        lambda x: L.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de")(x),
+    ),
     "conv1d": ((9, 3), lambda x: L.Conv1D(4, 3, padding="causal", dilation_rate=2)(x)),
     "conv1d stride": ((9, 3), lambda x: L.BatchNormalization()(L.Conv1D(4, 3, strides=2)(x))),
     "conv2d": ((7, 7, 3), lambda x: L.Conv2D(4, 3, dilation_rate=2)(x)),
-    "conv2d no bias": ((7, 7, 3), lambda x: L.BatchNormalization()(L.Conv2D(4, 3, use_bias=False)(x))),
+    "conv2d no bias": (
+        (7, 7, 3),
+        lambda x: L.BatchNormalization()(L.Conv2D(4, 3, use_bias=False)(x)),
+    ),
     "conv2d grouped": ((6, 6, 4), lambda x: L.BatchNormalization()(L.Conv2D(6, 3, groups=2)(x))),
     "conv3d": ((5, 5, 5, 2), lambda x: L.BatchNormalization()(L.Conv3D(3, 3)(x))),
-    "depthwise": ((6, 6, 3), lambda x: L.BatchNormalization()(L.DepthwiseConv2D(3, depth_multiplier=2)(x))),
+    "depthwise": (
+        (6, 6, 3),
+        lambda x: L.BatchNormalization()(L.DepthwiseConv2D(3, depth_multiplier=2)(x)),
+    ),
     "depthwise 1d": ((9, 3), lambda x: L.DepthwiseConv1D(3)(x)),
     "separable": ((6, 6, 3), lambda x: L.SeparableConv2D(4, 3)(x)),
     "separable 1d": ((9, 3), lambda x: L.SeparableConv1D(4, 3)(x)),
     "transposed 1d": ((5, 3), lambda x: L.Conv1DTranspose(4, 3, strides=2)(x)),
-    "transposed 2d": ((5, 5, 3), lambda x: L.BatchNormalization()(L.Conv2DTranspose(4, 3, strides=2)(x))),
+    "transposed 2d": (
+        (5, 5, 3),
+        lambda x: L.BatchNormalization()(L.Conv2DTranspose(4, 3, strides=2)(x)),
+    ),
     "transposed 3d": ((3, 3, 3, 2), lambda x: L.BatchNormalization()(L.Conv3DTranspose(3, 2)(x))),
-    "layer norm": ((4, 6), lambda x: L.LayerNormalization()(L.LayerNormalization(center=False, scale=False)(x))),
+    "layer norm": (
+        (4, 6),
+        lambda x: L.LayerNormalization()(L.LayerNormalization(center=False, scale=False)(x)),
+    ),
     "group norm": ((5, 5, 4), lambda x: L.GroupNormalization(2)(x)),
     "instance norm": ((5, 5, 4), lambda x: L.GroupNormalization(-1)(x)),
     "rms norm": ((4, 6), lambda x: L.RMSNormalization()(x)),
@@ -62,14 +77,25 @@ CASES = {
     "prelu": ((6,), lambda x: L.PReLU(alpha_initializer="uniform")(L.Dense(5)(x))),
     "relu with all options": ((6,), lambda x: L.ReLU(3.0, 0.1, 0.2)(L.LeakyReLU()(L.ELU()(x)))),
     "max pool": ((6, 6, 2), lambda x: L.GlobalMaxPooling2D()(L.MaxPooling2D(3, 2)(x))),
-    "average pool": ((6, 6, 2), lambda x: L.GlobalAveragePooling2D()(L.AveragePooling2D(3, 2, "same")(x))),
+    "average pool": (
+        (6, 6, 2),
+        lambda x: L.GlobalAveragePooling2D()(L.AveragePooling2D(3, 2, "same")(x)),
+    ),
     "pools 1d": ((8, 2), lambda x: L.AveragePooling1D(2)(L.MaxPooling1D(2)(x))),
     "up": ((4, 4, 2), lambda x: L.UpSampling2D(interpolation="bilinear")(L.UpSampling2D()(x))),
     "pad and crop": ((6, 6, 2), lambda x: L.Cropping2D(1)(L.ZeroPadding2D(2)(x)) * 2.0),
     "reshapes": ((4, 6), lambda x: L.Flatten()(L.Permute((2, 1))(L.Reshape((6, 4))(x)))),
     "repeat": ((6,), lambda x: L.RepeatVector(3)(x) * x[:, None, :]),
-    "merge": ((6,), lambda x: L.Average()([x, L.Maximum()([x, 2 * x]), L.Minimum()([x, -x]), L.Subtract()([x, x * x])])),
-    "multiply": ((6,), lambda x: L.Multiply()([L.Dense(6)(x), L.Dense(6, activation="sigmoid")(x)])),
+    "merge": (
+        (6,),
+        lambda x: L.Average()(
+            [x, L.Maximum()([x, 2 * x]), L.Minimum()([x, -x]), L.Subtract()([x, x * x])]
+        ),
+    ),
+    "multiply": (
+        (6,),
+        lambda x: L.Multiply()([L.Dense(6)(x), L.Dense(6, activation="sigmoid")(x)]),
+    ),
     "dot": ((4, 6), lambda x: L.Dot(2)([x, L.Dense(6)(x)])),
     "concatenate": ((6,), lambda x: L.Concatenate()([x, L.Dense(2)(x), x])),
     "attention": ((5, 6), lambda x: L.Attention(use_scale=True)([x, L.Dense(6)(x)])),
@@ -78,7 +104,10 @@ CASES = {
     "causal attention": ((5, 6), lambda x: L.MultiHeadAttention(2, 3)(x, x, use_causal_mask=True)),
     "grouped-query attention": ((5, 8), lambda x: L.GroupQueryAttention(4, 4, 2)(x, x)),
     "lstm": ((5, 4), lambda x: L.Dense(2)(L.LSTM(3)(x))),
-    "lstm sequence backwards": ((5, 4), lambda x: L.LSTM(3, return_sequences=True, go_backwards=True)(x)),
+    "lstm sequence backwards": (
+        (5, 4),
+        lambda x: L.LSTM(3, return_sequences=True, go_backwards=True)(x),
+    ),
     "lstm unrolled": ((5, 4), lambda x: L.LSTM(3, unroll=True)(x)),
     "lstm masked": ((5, 4), lambda x: L.LSTM(3)(L.Masking()(x))),
     "gru": ((5, 4), lambda x: L.GRU(3)(x)),
@@ -91,38 +120,13 @@ CASES = {
     "glu": ((6,), lambda x: keras.activations.glu(L.Dense(8)(x))),
     "inference noise": ((6,), lambda x: L.Dense(2)(L.GaussianNoise(1.0)(L.Dropout(0.5)(x)))),
     "rescaling": ((6,), lambda x: L.Rescaling(0.1, -3.0)(x)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_layer(name):
     shape, call = CASES[name]
     sound(exact(lively(model(shape, call)), normal(2, *shape)), 1e-12)
-
-
-ACTIVATIONS = (
-    "relu relu6 leaky_relu elu selu celu gelu silu hard_silu hard_sigmoid softplus softsign tanh "
-    "sigmoid mish hard_tanh hard_shrink soft_shrink tanh_shrink squareplus sparse_plus exponential "
-    "log_sigmoid softmax log_softmax sparsemax"
-).split()
-ONE_NODE = "elu selu gelu silu hard_silu softplus softsign tanh sigmoid mish exponential".split()
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activation(name):
-    tape = exact(model((6,), lambda x: L.Activation(name)(L.Dense(5)(x))), normal(3, 6))
-    if name in ONE_NODE:
-        assert kinds(tape) == ["dense", "activation"]
-    if name in ("relu", "relu6", "leaky_relu"):
-        assert kinds(tape) == ["dense", "relu"]
-    if name in ("softmax", "log_softmax"):
-        assert kinds(tape) == ["dense", "softmax"]
-        assert tape.nodes[-1].attrs == {"axis": 1, "log": name == "log_softmax"}
-
-
-def test_approximate_gelu_is_one_node():
-    tape = exact(model((6,), lambda x: keras.activations.gelu(L.Dense(5)(x), True)), normal(3, 6))
-    assert kinds(tape) == ["dense", "activation"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +156,7 @@ def test_approximate_gelu_is_one_node():
 def test_what_keras_spells_out_is_seen_for_what_it_is(name, found):
     shape, call = CASES[name]
     tape = record(lively(model(shape, call)), normal(2, *shape), fold=True)
-    assert [k for k in kinds(tape)] == found or sorted(kinds(tape)) == sorted(found)
+    assert sorted(kinds(tape)) == sorted(found)
 
 
 def test_attributes_that_rules_read():
@@ -345,6 +349,7 @@ def test_a_model_of_dynamic_batch_and_length():
 def test_pooling_in_three_dimensions():
     # TensorFlow has no double precision for it.
     keras.config.set_dtype_policy("float32")
+    keras.config.set_floatx("float32")
     net = model((6, 6, 6, 2), lambda x: L.AveragePooling3D(2, 1)(L.MaxPooling3D(2)(L.Dense(3)(x))))
     assert kinds(exact(net, normal(2, 6, 6, 6, 2, dtype=tf.float32))) == [
         "dense",

@@ -1,4 +1,4 @@
-"""The models of keras.applications: outputs and input gradients through the tape are Keras's own."""
+"""The models of keras.applications: outputs and input gradients by the tape are Keras's own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ ZOO = {
     "ConvNeXtTiny": (32, 60.0),
     "NASNetMobile": (32, 1.0),
 }
-SLOW = {"DenseNet121", "InceptionV3", "ConvNeXtTiny", "NASNetMobile", "EfficientNetV2B0"}
+SLOW = {
+    "DenseNet121",
+    "InceptionV3",
+    "ConvNeXtTiny",
+    "NASNetMobile",
+    "EfficientNetV2B0",
+    "EfficientNetB0",
+}
 SAYS_NOTHING_OF_LOGITS = {"DenseNet121", "NASNetMobile"}
 
 
@@ -54,8 +61,8 @@ def test_application(name):
     tape = exact(model, x)
     assert not [n for n in tape if n.kind is Op.OPAQUE]
     names = {layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)}
-    assert names == set(tape.layers)
-    assert {n.layer for n in tape if n.layer} <= names
+    assert names == {name.partition(".")[0] for name in tape.layers}
+    assert {n.layer for n in tape if n.layer} <= set(tape.layers)
 
 
 def test_resnet_is_convolutions_and_rectifiers_once_folded():
@@ -67,6 +74,7 @@ def test_resnet_is_convolutions_and_rectifiers_once_folded():
     assert tape.layers["conv5_block3_1_conv"][0].parameters == 2048 * 512 + 512
 
 
+@pytest.mark.slow
 def test_float64():
     with_policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float64")

@@ -82,7 +82,10 @@ def test_multihead_attention(name, frozen):
 
 def test_multihead_attention_across_with_other_widths():
     attention = lively(nn.MultiheadAttention(8, 2, kdim=6, vdim=7, batch_first=True).to(D))
-    x = {n: torch.randn(2, s, w, dtype=D) for n, s, w in (("query", 3, 8), ("key", 5, 6), ("value", 5, 7))}
+    x = {
+        n: torch.randn(2, s, w, dtype=D)
+        for n, s, w in (("query", 3, 8), ("key", 5, 6), ("value", 5, 7))
+    }
     exact(attention, x)
     exact(lambda q: attention(q, x["key"], x["value"])[0], x["query"])
     exact(lambda k: attention(x["query"], k, x["value"])[0], x["key"])
@@ -147,7 +150,11 @@ def test_recurrent_layers(name):
 
 
 def test_recurrent_layers_with_a_starting_state():
-    x, h, c = torch.randn(5, 2, 3, dtype=D), torch.randn(2, 2, 4, dtype=D), torch.randn(2, 2, 4, dtype=D)
+    x, h, c = (
+        torch.randn(5, 2, 3, dtype=D),
+        torch.randn(2, 2, 4, dtype=D),
+        torch.randn(2, 2, 4, dtype=D),
+    )
     lstm, gru = (lively(k(3, 4, num_layers=2).to(D)) for k in (nn.LSTM, nn.GRU))
     exact(lambda x, h, c: lstm(x, (h, c)), (x, h, c))
     exact(gru, (x, h))
@@ -160,7 +167,9 @@ def test_packed_sequences(kind, ordered):
     lengths = torch.tensor([5, 3, 1] if ordered else [3, 5, 1])
 
     def model(x):
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=ordered)
+        packed = nn.utils.rnn.pack_padded_sequence(
+            x, lengths, batch_first=True, enforce_sorted=ordered
+        )
         out, state = layer(packed)
         padded, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True)
         return padded, state
@@ -169,7 +178,8 @@ def test_packed_sequences(kind, ordered):
 
 
 @pytest.mark.parametrize(
-    "kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell, functools.partial(nn.RNNCell, nonlinearity="relu")]
+    "kind",
+    [nn.LSTMCell, nn.GRUCell, nn.RNNCell, functools.partial(nn.RNNCell, nonlinearity="relu")],
 )
 def test_cells(kind):
     cell = lively(kind(3, 4).to(D))

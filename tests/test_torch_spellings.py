@@ -1,5 +1,7 @@
 """Spellings that hide an operation from tools that look at modules: here each is recorded."""
 
+# ruff: noqa: E501 - one spelling a line reads as a table.
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -29,7 +31,9 @@ def test_activations_as_function_method_and_module(name):
 
     tape = exact(function, torch.randn(3, 6, dtype=D))
     assert tape.nodes[2].kind is (Op.RELU if "relu" in name else Op.ACTIVATION)
-    module = next(m for m in vars(nn).values() if getattr(m, "__name__", "").lower() == name.replace("_", ""))
+    module = next(
+        m for m in vars(nn).values() if getattr(m, "__name__", "").lower() == name.replace("_", "")
+    )
     named = record(lambda x: module()(x @ W) * x, torch.randn(3, 6, dtype=D))
     assert [n.kind for n in named] == [n.kind for n in tape]
 
@@ -148,7 +152,10 @@ CONVOLUTIONS = {
     "replicate": (nn.Conv3d, {"padding": 1, "padding_mode": "replicate"}),
     "zeros": (nn.Conv2d, {"padding": (0, 1), "padding_mode": "zeros"}),
     "transposed 1d": (nn.ConvTranspose1d, {"stride": 2}),
-    "transposed 2d": (nn.ConvTranspose2d, {"stride": 2, "output_padding": 1, "groups": 2, "padding": 1}),
+    "transposed 2d": (
+        nn.ConvTranspose2d,
+        {"stride": 2, "output_padding": 1, "groups": 2, "padding": 1},
+    ),
     "transposed 3d": (nn.ConvTranspose3d, {"dilation": 2, "bias": False}),
 }
 
@@ -189,7 +196,11 @@ def test_pools_and_norms_of_pictures(name):
 
 
 def test_arrays_that_do_not_lie_in_order():
-    model = lively(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).to(D))
+    model = lively(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+        ).to(D)
+    )
     x = torch.randn(2, 3, 6, 6, dtype=D)
     exact(model, x.transpose(2, 3))
     exact(model, torch.randn(2, 3, 12, 12, dtype=D)[:, :, ::2, 1::2])

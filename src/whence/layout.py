@@ -72,36 +72,46 @@ def _after(
         if 0 <= axis < len(new) and new[axis] == old[before.axis]
     ]
     fitting = [layout for layout in fitting if _fits(new, layout, samples)]
-    if len(fitting) > 1:
-        return _asked(node, value, lead, before, fitting, samples)
-    return fitting[0] if fitting else None
+    if len(fitting) == 1 or samples == 1:
+        return fitting[0] if fitting else None
+    if not fitting and node.kind is not Op.SHAPE:
+        return None
+    return _asked(node, value, lead, before, samples) or (fitting[0] if fitting else None)
 
 
-def _asked(
-    node: Node, value: Value, lead: Value, before: Layout, fitting: list[Layout], samples: int
-) -> Layout:
-    """Two axes are as long as the batch: run the op on a mark that only the first sample bears.
+def _asked(node: Node, value: Value, lead: Value, before: Layout, samples: int) -> Layout | None:
+    """Shapes leave it open: run the op on an array whose elements are their sample's number.
 
-    Not while a graph is traced, where there are no numbers to look at, nor for a product, whose
-    operands would both have to be marked: there the batch is taken to have stayed in front.
+    None where the result does not show it; while a graph is traced, where there are no numbers to
+    look at; and for a product, whose operands would both have to be marked.
     """
     xp: Any = node.xp
     held = lead.array
-    if len(node.into) > 1 or samples == 1 or not hasattr(held, "numpy"):
-        return fitting[0]
-    sample = np.arange(lead.shape[before.axis]) // before.inner % samples
-    line = (sample == 0).reshape([-1 if i == before.axis else 1 for i in range(len(lead.shape))])
-    mark = np.broadcast_to(line, lead.shape).astype(np.float32)
-    result = node.call(xp.cast(xp.asarray(mark, like=held), xp.dtype(held)))
+    if len(node.into) > 1 or not hasattr(held, "numpy"):
+        return None
+    mark = np.broadcast_to(_numbered(lead.shape, before, samples), lead.shape)
+    mark = xp.cast(xp.asarray(mark.astype(np.float32), like=held), xp.dtype(held))
+    result = node.call(xp.zeros_like(held) + mark)  # laid out in memory as the operand is
     if isinstance(result, (tuple, list)):
         result = result[value.index]
-    seen = np.abs(np.asarray(xp.to_numpy(result), np.float64))
-    for layout in fitting:
-        sample = np.arange(value.shape[layout.axis]) // layout.inner % samples
-        apart = np.moveaxis(seen, layout.axis, 0)
-        if apart[sample == 0].sum() > 0 and apart[sample != 0].sum() == 0:
-            return layout
-    return fitting[0]
+    seen = np.asarray(xp.to_numpy(result), np.float64)
+    # A sum multiplies each number by how many were summed; what was padded in is zero.
+    seen = seen / max(np.abs(seen).min(where=seen != 0, initial=np.inf), 1e-30)
+    for axis, size in enumerate(value.shape):
+        for inner in range(1, size // samples + 1):
+            layout = Layout(axis, inner)
+            if not _fits(value.shape, layout, samples):
+                continue
+            wanted = np.broadcast_to(_numbered(value.shape, layout, samples), seen.shape)
+            if seen.any() and np.allclose(seen, np.where(seen == 0, 0, wanted), rtol=1e-3):
+                return layout
+    return None
+
+
+def _numbered(shape: tuple[int, ...], layout: Layout, samples: int) -> np.ndarray:
+    """1 for the first sample, 2 for the second..., along the layout's axis."""
+    sample = np.arange(shape[layout.axis]) // layout.inner % samples + 1
+    return sample.reshape([-1 if i == layout.axis else 1 for i in range(len(shape))])
 
 
 def _reshaped(

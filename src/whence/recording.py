@@ -37,8 +37,8 @@ class Recording(Tape):
             xp = value.node.xp
             if xp is None:
                 raise TargetError("the target's node has no array functions")
-            spread = {k: xp.asarray(v, like=value.array)
-                      for k, v in wanted.arguments(value.shape[0]).items()}  # fmt: skip
+            given = wanted.arguments(value.shape[0])
+            spread = {k: xp.asarray(v) for k, v in given.items()}
             seeds = {value: wanted.weights(xp, value.array, spread)[0]}
         at = self.sources
         if not at:

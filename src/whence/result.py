@@ -208,7 +208,7 @@ def _one(structure: Any, name: str | int | None) -> Array:
         named = {f"input{i}": v for i, v in enumerate(structure) if v is not None}
         wanted = f"input{name % len(structure)}" if isinstance(name, int) else name
         if wanted is not None and wanted not in named:
-            raise unknown("input", name, named)
+            raise unknown("input", wanted, named)
         return named[wanted] if wanted is not None else next(iter(named.values()))
     if name not in (None, 0, "input"):
         raise unknown("input", name, ["input"])

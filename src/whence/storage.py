@@ -93,18 +93,21 @@ def load(path: Any) -> Explanation:
     source = Path(path)
     if not source.exists():
         raise FileError(f"no file {source}")
+    if source.is_dir():
+        raise FileError(f"{source} is a folder, not a file")
     try:
-        if not zipfile.is_zipfile(source) and source.is_file():
-            raise FileFormatError(
-                f"{source} is not an explanation: whence.load reads the .npz files that "
-                "Explanation.save writes"
-            )
-        with np.load(source, allow_pickle=False) as held:
-            arrays = {k: held[k] for k in held.files}
+        content = io.BytesIO(source.read_bytes())
     except OSError as error:
-        if source.is_dir():
-            raise FileError(f"{source} is a folder, not a file") from error
-        raise FileFormatError(f"{source} is not an explanation: {error}") from error
+        raise FileError(f"cannot read {source}: {error.strerror or error}") from error
+    if not zipfile.is_zipfile(content):
+        raise FileFormatError(
+            f"{source} is not an explanation: whence.load reads the .npz files that "
+            "Explanation.save writes"
+        )
+    content.seek(0)
+    try:
+        with np.load(content, allow_pickle=False) as held:
+            arrays = {k: held[k] for k in held.files}
     except _DAMAGE as error:
         raise FileFormatError(f"{source} is not an explanation, or is damaged: {error}") from error
     if "header" not in arrays:

@@ -57,6 +57,7 @@ class Value:
 
     @property
     def array(self) -> Array:
+        """The numbers, held or made again."""
         held = self._array
         return held() if callable(held) and not hasattr(held, "shape") else held
 

@@ -15,7 +15,7 @@ Array = np.ndarray
 
 
 def stabilised(z: float, eps: float) -> float:
-    """z + eps sign(z), with sign(0) = +1 [bach2015, eq. 58]."""
+    """Z + eps sign(z), with sign(0) = +1 [bach2015, eq. 58]."""
     return z + eps if z >= 0 else z - eps
 
 
@@ -54,8 +54,8 @@ def convolution(
 ) -> tuple[Array, tuple[int, ...]]:
     """The matrix of a convolution of one sample, and its output's shape.
 
-    shape: (channels, *size) of the input. kernel: (out, in / groups, *size). z[o, p] is the sum over
-    c and k of kernel[o, c, k] * x[c, p * stride - padding + k * dilation], zero outside.
+    shape: (channels, *size) of the input. kernel: (out, in / groups, *size). z[o, p] is the sum
+    over c and k of kernel[o, c, k] * x[c, p * stride - padding + k * dilation], zero outside.
     """
     channels, *size = shape
     out, inside, *reach = kernel.shape
@@ -72,7 +72,9 @@ def convolution(
                 for k in itertools.product(*map(range, reach)):
                     at = [
                         p * s - pad + kk * d
-                        for p, s, pad, kk, d in zip(place, stride, padding, k, dilation, strict=True)
+                        for p, s, pad, kk, d in zip(
+                            place, stride, padding, k, dilation, strict=True
+                        )
                     ]
                     if all(0 <= a < n for a, n in zip(at, size, strict=True)):
                         row = np.ravel_multi_index((o, *place), rows)
@@ -113,7 +115,9 @@ def transposed(
                 for k in itertools.product(*map(range, reach)):
                     at = [
                         p * s - pad + kk * d
-                        for p, s, pad, kk, d in zip(place, stride, padding, k, dilation, strict=True)
+                        for p, s, pad, kk, d in zip(
+                            place, stride, padding, k, dilation, strict=True
+                        )
                     ]
                     if all(0 <= a < n for a, n in zip(at, places, strict=True)):
                         row = np.ravel_multi_index((group * inside + o, *at), rows)

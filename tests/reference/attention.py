@@ -15,7 +15,7 @@ def halves(a: Array, b: Array, relevance: Array) -> tuple[Array, Array]:
 
 
 def product(a: Array, b: Array, relevance: Array, eps: float) -> tuple[Array, Array]:
-    """Proposition 3.3 for O = A B of one matrix pair:
+    """Proposition 3.3 for O = A B of one matrix pair.
 
     R(A_ji) = sum_p A_ji B_ip R_jp / (2 O_jp + eps), and the same for B.
     """
@@ -33,7 +33,7 @@ def product(a: Array, b: Array, relevance: Array, eps: float) -> tuple[Array, Ar
 
 
 def softmax(x: Array) -> Array:
-    """exp x_i / sum_j exp x_j of one row."""
+    """Exp x_i / sum_j exp x_j of one row."""
     e = [np.exp(v - max(x)) for v in x]
     return np.array([v / sum(e) for v in e])
 

@@ -11,7 +11,7 @@ Array = np.ndarray
 
 
 def relu(x: Array, slope: float = 0.0, cap: float = np.inf) -> Array:
-    """x where it is positive, slope * x where not, at most cap."""
+    """X where it is positive, slope * x where not, at most cap."""
     return np.minimum(np.where(x > 0, x, slope * x), cap)
 
 

@@ -45,7 +45,10 @@ def conv_matrix(weight, shape, bias=None, stride=1, padding=0, dilation=1, group
         for place in itertools.product(*map(range, out_space)):
             for c in range(per_group):
                 for tap in itertools.product(*map(range, kernel)):
-                    at = tuple(p * s + t * d - q for p, s, t, d, q in zip(place, stride, tap, dilation, padding))
+                    at = tuple(
+                        p * s + t * d - q
+                        for p, s, t, d, q in zip(place, stride, tap, dilation, padding)
+                    )
                     if all(0 <= a < n for a, n in zip(at, space)):
                         matrix[(o, *place, first + c, *at)] += weight[(o, c, *tap)]
     rows = outs * int(np.prod(out_space))
@@ -96,14 +99,20 @@ def _signed(W, b, x, R, sign, mode):
 def alpha_beta(W, b, x, R, alpha=2.0, beta=1.0, empty="conserve", mode="absorb"):
     out = np.zeros(len(x))
     for j in range(len(R)):
-        up = sum(max(W[j, i] * x[i], 0) for i in range(len(x))) + (max(b[j], 0) if mode != "ignore" else 0)
-        down = sum(min(W[j, i] * x[i], 0) for i in range(len(x))) + (min(b[j], 0) if mode != "ignore" else 0)
+        up = sum(max(W[j, i] * x[i], 0) for i in range(len(x))) + (
+            max(b[j], 0) if mode != "ignore" else 0
+        )
+        down = sum(min(W[j, i] * x[i], 0) for i in range(len(x))) + (
+            min(b[j], 0) if mode != "ignore" else 0
+        )
         a, c = alpha, -beta
         if empty == "conserve" and beta:
             a, c = (1.0 if down == 0 else a), (1.0 if up == 0 else c)
         a, c = (0.0 if up == 0 else a), (0.0 if down == 0 else c)
         row, one = W[j : j + 1], R[j : j + 1]
-        out += a * _signed(row, b[j : j + 1], x, one, +1, mode) + c * _signed(row, b[j : j + 1], x, one, -1, mode)
+        out += a * _signed(row, b[j : j + 1], x, one, +1, mode) + c * _signed(
+            row, b[j : j + 1], x, one, -1, mode
+        )
     return out
 
 
@@ -124,7 +133,8 @@ def box(W, x, R, low, high):
     out = np.zeros(len(x))
     for j in range(len(R)):
         terms = [
-            W[j, i] * x[i] - max(W[j, i], 0) * low[i] - min(W[j, i], 0) * high[i] for i in range(len(x))
+            W[j, i] * x[i] - max(W[j, i], 0) * low[i] - min(W[j, i], 0) * high[i]
+            for i in range(len(x))
         ]
         out += _shared(terms, 0.0, R[j])
     return out

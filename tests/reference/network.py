@@ -33,9 +33,7 @@ class Network:
         w = weights
         one, line = [1], w.first.shape[2] // 2
         self.x = x
-        self.m1, s1 = affine.convolution(
-            x.shape, w.first, stride=one, padding=[line], dilation=one
-        )
+        self.m1, s1 = affine.convolution(x.shape, w.first, stride=one, padding=[line], dilation=one)
         self.b1 = np.repeat(w.first_bias, s1[1])
         self.z1 = (self.m1 @ x.reshape(-1) + self.b1).reshape(s1)
         self.a1 = flow.relu(self.z1)
@@ -78,9 +76,9 @@ class Network:
         at_a1 = flow.winner_takes_all(
             self.a1.shape, self.source, at_pool.reshape(self.pooled.shape)
         )
-        return affine.epsilon(
-            self.x.reshape(-1), self.m1, self.b1, at_a1.reshape(-1), eps
-        ).reshape(self.x.shape)
+        return affine.epsilon(self.x.reshape(-1), self.m1, self.b1, at_a1.reshape(-1), eps).reshape(
+            self.x.shape
+        )
 
 
 def simple_taylor(weights: Weights, x: Array, target: int, root: Array) -> tuple[Array, float]:

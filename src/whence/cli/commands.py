@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any
+from typing import Any
 
 from cyclopts import App, Parameter
 
-from whence.cli import explaining, loading, screen, words
+from whence.cli import explaining, flags, loading, screen, words
 from whence.demo import run as run_demo
 from whence.methods.catalogue import methods as catalogue
 from whence.recording import layers as layers_of
@@ -37,38 +37,11 @@ app = App(
     default_parameter=Parameter(negative=()),
 )
 
-_Json = Annotated[
-    bool, Parameter(help="Print one JSON document instead of a table.", show_default=False)
-]
-_Framework = Annotated[
-    str | None,
-    Parameter(help="torch or tensorflow, where there is a choice; else the installed one."),
-]
-_Model = Annotated[
-    str,
-    Parameter(
-        help="torchvision:NAME, timm:NAME, hf:NAME, keras:NAME, demo:digits, a .keras, .h5 or .pt2 "
-        "file, a SavedModel folder, or path/to/file.py:function, which is run."
-    ),
-]
-_Weights = Annotated[
-    str | None,
-    Parameter(help="A local file of weights, or random; else those that come with the model."),
-]
-_LookWeights = Annotated[
-    str | None, Parameter(help="A local file of weights; not needed, and none are downloaded.")
-]
-_Size = Annotated[str | None, Parameter(help="HEIGHTxWIDTH that images are brought to: 224x224.")]
-_Shape = Annotated[
-    str | None, Parameter(help="Shape of a random input instead, the batch first: 1,3,64,64.")
-]
-_Image = Annotated[
-    str | None, Parameter(help="A picture to run; without one, random numbers of the model's size.")
-]
-
 
 @app.command
-def demo(*, framework: _Framework = None, out: str = "whence-demo", json: _Json = False) -> None:
+def demo(
+    *, framework: flags.Framework = None, out: str = "whence-demo", json: flags.Json = False
+) -> None:
     """Explain handwritten digits, some read wrongly, by every method: the first pictures.
 
     Example: whence demo --out pictures
@@ -93,55 +66,23 @@ def demo(*, framework: _Framework = None, out: str = "whence-demo", json: _Json 
 
 @app.command(usage="Usage: whence explain [OPTIONS] MODEL IMAGE...")
 def explain(
-    model: _Model,
+    model: flags.Model,
     /,
-    *images: Annotated[
-        str, Parameter(help="Pictures, folders, or quoted patterns: 'photos/*.jpg'.")
-    ],
-    method: Annotated[
-        list[str] | None,
-        Parameter(help="A method from `whence methods`; several times for several. Default: lrp."),
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        Parameter(
-            help="The class, by number or name; once, or once an image. Default: the answer."
-        ),
-    ] = None,
-    difference: Annotated[
-        tuple[str, str] | None, Parameter(help="Two classes A B: what speaks for A rather than B.")
-    ] = None,
-    neuron: Annotated[
-        str | None,
-        Parameter(
-            help="A unit instead of a class: LAYER:CHANNEL, or LAYER:CHANNEL:POSITION with mean, "
-            "max, a number or ROW,COLUMN."
-        ),
-    ] = None,
-    output_name: Annotated[
-        str | None, Parameter(help="Which output, by name or place, of a model with several.")
-    ] = None,
-    layer: Annotated[
-        str | None, Parameter(help="Attribute to this layer's output instead of the input.")
-    ] = None,
-    composite: Annotated[str | None, Parameter(help="Which rules lrp uses: epsilon.")] = None,
-    option: Annotated[
-        list[str] | None, Parameter(help="An option of a method, NAME=VALUE: eps=1e-4.")
-    ] = None,
-    out: Annotated[
-        str,
-        Parameter(
-            help="A .png or .svg file for a picture, an .npz file for the numbers, or a folder for "
-            "both, an image at a time."
-        ),
-    ] = "whence-explained",
-    size: _Size = None,
-    weights: _Weights = None,
-    framework: _Framework = None,
-    class_names: Annotated[
-        str | None, Parameter(help="A file of class names, one a line, or JSON.")
-    ] = None,
-    json: _Json = False,
+    *images: flags.Images,
+    method: flags.Methods = None,
+    target: flags.Target = None,
+    difference: flags.Difference = None,
+    neuron: flags.Neuron = None,
+    output_name: flags.OutputName = None,
+    layer: flags.Layer = None,
+    composite: flags.Composite = None,
+    option: flags.Options = None,
+    out: flags.Out = "whence-explained",
+    size: flags.Size = None,
+    weights: flags.Weights = None,
+    framework: flags.Framework = None,
+    class_names: flags.ClassNames = None,
+    json: flags.Json = False,
 ) -> None:
     """Explain what a model answers to images.
 
@@ -209,15 +150,15 @@ def _listed(files: list[str], most: int = 6) -> str:
 
 @app.command(usage="Usage: whence layers [OPTIONS] MODEL [IMAGE]")
 def layers(
-    model: _Model,
-    image: _Image = None,
+    model: flags.Model,
+    image: flags.Image = None,
     /,
     *,
-    size: _Size = None,
-    shape: _Shape = None,
-    weights: _LookWeights = None,
-    framework: _Framework = None,
-    json: _Json = False,
+    size: flags.Size = None,
+    shape: flags.Shape = None,
+    weights: flags.LookWeights = None,
+    framework: flags.Framework = None,
+    json: flags.Json = False,
 ) -> None:
     """List a model's layers as they run, by the names that --layer and --neuron take.
 
@@ -238,15 +179,15 @@ def layers(
 
 @app.command(usage="Usage: whence tape [OPTIONS] MODEL [IMAGE]")
 def tape(
-    model: _Model,
-    image: _Image = None,
+    model: flags.Model,
+    image: flags.Image = None,
     /,
     *,
-    size: _Size = None,
-    shape: _Shape = None,
-    weights: _LookWeights = None,
-    framework: _Framework = None,
-    json: _Json = False,
+    size: flags.Size = None,
+    shape: flags.Shape = None,
+    weights: flags.LookWeights = None,
+    framework: flags.Framework = None,
+    json: flags.Json = False,
 ) -> None:
     """Print what ran when a model was called, operation by operation, as a program.
 
@@ -278,7 +219,7 @@ def _nodes(found: Tape) -> list[dict[str, Any]]:
 
 
 @app.command
-def methods(*, json: _Json = False) -> None:
+def methods(*, json: flags.Json = False) -> None:
     """List the methods: what each answers, needs, promises and costs, and its paper.
 
     Example: whence methods --json

@@ -23,7 +23,6 @@ from whence.render import draw, draw_grid, image_bytes
 from whence.render.files import SUFFIXES
 from whence.result import Explanation
 from whence.storage import write_whole
-from whence.targets import Difference
 
 __all__ = ["Output", "Task", "check_count", "methods_of", "output_of", "rows_of", "run"]
 
@@ -197,7 +196,7 @@ def rows_of(task: Task, found: Sequence[Explanation], which: Sequence[int]) -> l
                     "method": e.method,
                     "options": e.options,
                     "layer": e.layer or None,
-                    "target": _class(task, e, k),
+                    "target": None if isinstance(e.target, str) else int(e.target[k]),
                     "explained": e.target_names[k],
                     "output": float(e.output[k]),
                     "answer": index,
@@ -210,13 +209,6 @@ def rows_of(task: Task, found: Sequence[Explanation], which: Sequence[int]) -> l
                 }
             )
     return rows
-
-
-def _class(task: Task, e: Explanation, sample: int) -> int | None:
-    """The class that was explained, None where it was something else."""
-    if isinstance(e.target, str) or isinstance(task.target, Difference):
-        return None
-    return int(e.target[sample])
 
 
 def _leak(e: Explanation, sample: int) -> list[str]:

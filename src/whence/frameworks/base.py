@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,6 +171,10 @@ class Framework(ABC):
     @abstractmethod
     def summary(self, model: object) -> str:
         """One line: class of the model, number of parameters, floating type."""
+
+    def passive(self) -> AbstractContextManager[Any]:
+        """While this is active, arithmetic on arrays remembers nothing for a later gradient."""
+        return nullcontext()
 
     @abstractmethod
     def version(self) -> str:

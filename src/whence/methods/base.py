@@ -7,7 +7,7 @@ the input, resolving the target, packing the result) is the same for all and is 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from ..backward import Row
 from ..frameworks.base import Framework, Inputs
 from ..targets import Target
 
-__all__ = ["Found", "Job", "Method"]
+__all__ = ["Found", "Job", "Method", "doors"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,15 @@ class Found:
     seconds: float = 0.0
 
 
+class _Doors:
+    """What runs a method, put here by the file that does: a method does not know how it is run."""
+
+    explain: Callable[..., Any]
+
+
+doors = _Doors()
+
+
 class Method(ABC):
     """An attribution method: a frozen dataclass of its options.
 
@@ -69,11 +78,12 @@ class Method(ABC):
     complete: ClassVar[bool] = False
     """Whether the attribution should add up to f(x) - f(x0), so that a gap is reported."""
 
-    def __call__(self, model: object, x: Any, *, target: Any = None, at: str | None = None) -> Any:
-        """Explain ``model`` at ``x``; the arguments are those of ``whence.explain``."""
-        from .explain import explain
+    def __call__(self, model: object, x: Any, **given: Any) -> Any:
+        """Explain ``model`` at ``x``.
 
-        return explain(model, x, self, target=target, at=at)
+        given: target, at, classes and ledger, as in ``whence.explain``.
+        """
+        return doors.explain(model, x, self, **given)
 
     @classmethod
     @abstractmethod

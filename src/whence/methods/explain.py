@@ -8,7 +8,7 @@ from typing import Any
 from .. import checks, frameworks, targets
 from ..errors import WhenceError
 from ..result import Explanation, Explanations
-from .base import Found, Job, Method
+from .base import Found, Job, Method, doors
 from .catalogue import make
 from .packing import pack
 
@@ -57,13 +57,11 @@ def explain(
     inputs = frameworks.gather(framework, model, x)
     checks.check_inputs(framework, model, inputs)
     goal = targets.make(target, classes)
-    first = next(iter(inputs.arrays.values()))
-    arguments = {
-        k: framework.xp.asarray(v, like=first) for k, v in goal.arguments(inputs.batch).items()
-    }
+    arguments = {k: framework.xp.asarray(v) for k, v in goal.arguments(inputs.batch).items()}
     job = Job(framework, model, inputs, goal, at, arguments, ledger)
-    found = _run(wanted, job)
-    packed = [pack(m, f, job, x, classes) for m, f in zip(wanted, found, strict=True)]
+    with framework.passive():
+        found = _run(wanted, job)
+        packed = [pack(m, f, job, x, classes) for m, f in zip(wanted, found, strict=True)]
     if not several:
         return packed[0]
     return Explanations(_labelled(packed))
@@ -103,3 +101,6 @@ def _run(wanted: Sequence[Method], job: Job) -> list[Found]:
 def _family(method: Method) -> type:
     """The class that defines how a method runs: methods that share it share work."""
     return next(c for c in type(method).__mro__ if "run" in vars(c))
+
+
+doors.explain = explain

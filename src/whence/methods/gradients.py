@@ -33,6 +33,7 @@ def native_gradient(job: Job) -> Found:
         if any(g is not None for g in found.attribution.values()):
             return found
     (walked,) = run_walks([GRADIENT], job, keep_books=False, in_units=False)
+    walked.seed = None  # weights, not an amount that the attribution should add up to
     return walked
 
 

@@ -38,12 +38,13 @@ def pack(
     index = None if found.index is None else xp.to_numpy(found.index)
     answer, probability, is_probability = _answer(found)
     notes = [*found.notes, *_notes(found, job, silent, is_probability)]
+    total = _summed(found, job, len(score)) if method.complete or found.rows else score
     names = job.target.names(len(score), None if index is None else index.tolist(), classes)
     return Explanation(
         attribution=structure, raw=structure,
         target=index if index is not None else job.target.describe(),
         output=score, method=method.name, options=method.options,
-        ledger=_ledger(found, job), gap=_gap(method, found, job, score), layer=job.at or "",
+        ledger=_ledger(found, job, total), gap=_gap(method, found, job, score, total), layer=job.at or "",
         channels=channels, axes=axes, seconds=found.seconds, versions=_versions(job.framework),
         model_summary=job.framework.summary(job.model), target_names=names,
         answer=answer, probability=probability, inputs=x, signed=method.signed,
@@ -168,12 +169,13 @@ def _notes(found: Found, job: Job, silent: list[int], is_probability: bool) -> l
     return notes
 
 
-def _gap(method: Method, found: Found, job: Job, score: np.ndarray) -> np.ndarray | None:
+def _gap(
+    method: Method, found: Found, job: Job, score: np.ndarray, total: np.ndarray
+) -> np.ndarray | None:
     """How far the attribution is from adding up, (batch,), for methods that should."""
     if not method.complete:
         return None
     xp = job.framework.xp
-    total = _summed(found, job, len(score))
     reference = np.zeros(())
     if found.reference is not None:
         reference = np.asarray(xp.to_numpy(found.reference), np.float64)
@@ -195,17 +197,27 @@ def _summed(found: Found, job: Job, samples: int) -> np.ndarray:
     return total
 
 
-def _ledger(found: Found, job: Job) -> Ledger | None:
+def _ledger(found: Found, job: Job, total: np.ndarray) -> Ledger | None:
     if not found.rows or found.seed is None:
         return None
-    numpy = job.framework.xp.to_numpy
+    amounts = [found.seed]
+    for row in found.rows:
+        amounts += [row.relevance_in, row.relevance_out, *row.absorbed.values()]
+    host = iter(_together(job.framework.xp, amounts))
+    seed = next(host)
     rows = [
-        Entry(r.index, r.layer, r.op, r.kind, r.rule, numpy(r.relevance_in), numpy(r.relevance_out),
-              {k: numpy(v) for k, v in r.absorbed.items()})
+        Entry(r.index, r.layer, r.op, r.kind, r.rule, next(host), next(host),
+              {reason: next(host) for reason in r.absorbed})
         for r in found.rows
     ]  # fmt: skip
-    seed = numpy(found.seed)
-    return Ledger(rows, seed, _summed(found, job, len(seed)))
+    return Ledger(rows, seed, total)
+
+
+def _together(xp: Functions, arrays: Sequence[Array]) -> np.ndarray:
+    """Arrays of one number a sample in one transfer to the host: (arrays, batch)."""
+    wide = "float64" if any(xp.dtype(a) == "float64" for a in arrays) else "float32"
+    lines = [xp.reshape(xp.cast(a, wide), (1, -1)) for a in arrays]
+    return xp.to_numpy(xp.concat(lines, axis=0))
 
 
 def _answer(found: Found) -> tuple[np.ndarray | None, np.ndarray | None, bool]:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import frameworks
 from ..arrays import Array
 from ..errors import OptionError
 from ..targets import Classes
@@ -61,11 +60,8 @@ class SimpleTaylor(Method):
             )
         xp = job.framework.xp
         here = native_gradient(job)
-        x = {
-            k: job.inputs.arrays[k]
-            for k, g in here.attribution.items()
-            if g is not None and k in job.inputs.arrays
-        }
+        arrays = {k: a for k, a in job.inputs.arrays.items() if xp.is_floating(a)}
+        x = {k: arrays[k] for k, g in here.attribution.items() if g is not None and k in arrays}
         if not x:
             raise OptionError(
                 "simple-taylor needs floating-point input: whole-number ids have no line to a "
@@ -85,11 +81,7 @@ class SimpleTaylor(Method):
         parts = {
             k: (x[k] - root[k]) * slope.attribution[k] if k in x else None for k in here.attribution
         }
-        total = sum(
-            xp.sum(p, axis=tuple(range(1, len(xp.shape(p)))))
-            for p in parts.values()
-            if p is not None
-        )
+        total = sum(xp.inner(p, xp.ones_like(p)) for p in parts.values() if p is not None)
         remainder = here.score - there.score - total
         shown = root if len(root) > 1 else next(iter(root.values()))
         return replace(
@@ -99,28 +91,26 @@ class SimpleTaylor(Method):
         )  # fmt: skip
 
     def _given(self, job: Job, x: Arrays) -> Arrays:
-        """The caller's root, broadcast to the input."""
+        """The caller's root, in each input's own type and shape."""
         xp = job.framework.xp
-        if isinstance(self.root, (Mapping, tuple, list)):
-            given = frameworks.gather(job.framework, job.model, self.root).arrays
-        else:
-            given = dict.fromkeys(
-                x,
-                job.framework.convert(
-                    np.asarray(self.root) if isinstance(self.root, (int, float)) else self.root,
-                    job.model,
-                ),
-            )
-        try:
-            return {
-                k: xp.zeros_like(v) + xp.cast(given[k], xp.dtype(v))
-                for k, v in x.items()
-                if _fits(xp, given[k], v)
-            }
-        except KeyError as error:
+        given = self.root
+        if isinstance(given, tuple):
+            given = {f"input{i}": root for i, root in enumerate(given)}
+        if not isinstance(given, Mapping):
+            given = dict.fromkeys(x, given)
+        missing = [k for k in x if k not in given]
+        if missing:
             raise OptionError(
-                f"the root has no array for input {error}; it needs one for each of {list(x)}"
-            ) from error
+                f"the root has no array for input {missing[0]!r}; it needs one for "
+                f"each of {list(x)}"
+            )
+        found = {}
+        for name, like in x.items():
+            root = given[name]
+            root = root if job.framework.owns(root) else xp.asarray(np.asarray(root), like=like)
+            _check_fits(xp.shape(root), xp.shape(like))
+            found[name] = xp.zeros_like(like) + xp.cast(root, xp.dtype(like))
+        return found
 
     def _search(self, job: Job, here: Found, x: Arrays) -> tuple[Arrays, tuple[str, ...]]:
         """The nearest root on x - t * gradient, t >= 0, of each sample.
@@ -129,10 +119,7 @@ class SimpleTaylor(Method):
         """
         xp = job.framework.xp
         slope: Arrays = {k: here.attribution[k] for k in x}
-        norm = sum(
-            xp.to_numpy(xp.sum(g * g, axis=tuple(range(1, len(xp.shape(g))))))
-            for g in slope.values()
-        )
+        norm = sum(xp.to_numpy(xp.inner(g, g)) for g in slope.values())
         score = np.asarray(xp.to_numpy(here.score), np.float64)
         norm = np.asarray(norm, np.float64)
         low, positive = np.zeros_like(score), score > 0
@@ -175,18 +162,13 @@ class SimpleTaylor(Method):
         return at(high), notes
 
 
-def _fits(xp: Any, root: Array, x: Array) -> bool:
+def _check_fits(root: tuple[int, ...], x: tuple[int, ...]) -> None:
     try:
-        np.broadcast_shapes(xp.shape(root), xp.shape(x))
+        both = np.broadcast_shapes(root, x)
     except ValueError as error:
-        raise OptionError(
-            f"the root has shape {xp.shape(root)}, the input {xp.shape(x)}: they do not fit"
-        ) from error
-    if np.broadcast_shapes(xp.shape(root), xp.shape(x)) != tuple(xp.shape(x)):
-        raise OptionError(
-            f"the root has shape {xp.shape(root)}, larger than the input's {xp.shape(x)}"
-        )
-    return True
+        raise OptionError(f"the root has shape {root}, the input {x}: they do not fit") from error
+    if both != tuple(x):
+        raise OptionError(f"the root has shape {root}, larger than the input's {x}")
 
 
 def _column(xp: Any, t: np.ndarray, like: Array) -> Array:

@@ -157,11 +157,6 @@ def _places(tape: Tape, at: str | None) -> tuple[list[Value], dict[str, Value]]:
             else (node.layer or f"embedding{number}")
         )
         names[name] = node.out[0]
-    if not names:
-        raise TargetError(
-            "the input holds whole numbers and the model has no embedding for them, so nothing can "
-            "be attributed; give floating-point input"
-        )
     return list(names.values()), names
 
 

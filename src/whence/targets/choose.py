@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import TargetError, unknown
+from ..errors import InputError, TargetError, unknown
 from ..ops import Op
 from ..tape import Tape, Value
 from .base import Target
@@ -165,8 +165,17 @@ def pick(target: Target, outputs: Mapping[str, Any]) -> str:
 def find(target: Target, tape: Tape) -> tuple[Target, Value]:
     """The value on a tape that a target reads, and the target with its channel axis filled in.
 
-    Raises TargetError where the value does not depend on the input.
+    Raises TargetError where the value does not depend on the input, InputError where the input is
+    whole numbers that nothing can be attributed to.
     """
+    if tape.inputs and not tape.sources:
+        kind = next(iter(tape.inputs.values())).dtype
+        raise InputError(
+            f"the input is {kind}: whole numbers, which the model does not look up in an "
+            "embedding, so "
+            "nothing can be attributed to them. Convert and scale them as in training, for "
+            "example x.astype('float32') / 255; whence.images.read does it for files"
+        )
     if target.layer is not None:
         value = tape.at(target.layer)
         if not value.tracked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -12,7 +13,7 @@ import tensorflow as tf
 from ...errors import ModelError
 from ...tape import Array
 
-__all__ = ["attribute", "caller"]
+__all__ = ["attribute", "caller", "jitted"]
 
 Call = Callable[..., list[Array]]
 """Operands, one after the other -> results, one after the other."""
@@ -81,6 +82,31 @@ def caller(node: Any, definition: Any) -> Call:
     def call(*operands: Array) -> list[Array]:
         given = {name: list(operands[i:j]) if many else operands[i] for name, i, j, many in groups}
         return flat(function(**given, **fixed))
+
+    return call
+
+
+COMPILED: OrderedDict[Any, Any] = OrderedDict()
+"""Functions that XLA compiled, the one used longest ago first."""
+
+COMPILED_LIMIT = 64
+
+
+def jitted(node: Any, definition: Any) -> Call:
+    """The same as ``caller``, compiled by XLA once per attributes, shapes and types."""
+    plain = caller(node, definition)
+    attributes = tuple(sorted((k, v.SerializeToString()) for k, v in node.attr.items()))
+
+    def call(*operands: Array) -> list[Array]:
+        key = node.op, attributes, tuple((tuple(o.shape), o.dtype.name) for o in operands)
+        if key not in COMPILED:
+            specs = [tf.TensorSpec(o.shape, o.dtype) for o in operands]
+            function = tf.function(plain, jit_compile=True, autograph=False)
+            COMPILED[key] = function.get_concrete_function(*specs)
+        COMPILED.move_to_end(key)
+        while len(COMPILED) > COMPILED_LIMIT:
+            COMPILED.popitem(last=False)
+        return flat(COMPILED[key](*operands))
 
     return call
 

@@ -34,7 +34,7 @@ class Cell:
     ragged: whether its shape depends on numbers, not on shapes alone.
     """
 
-    __slots__ = ("array", "level", "origin", "ragged", "token", "value")
+    __slots__ = ("array", "entry", "level", "origin", "ragged", "token", "value")
 
     def __init__(
         self,
@@ -49,6 +49,8 @@ class Cell:
         self.value = value
         self.token = token
         self.ragged = ragged
+        self.entry: Any = None
+        """The type of the entries, if this is the handle of a list of tensors."""
         self.origin: Value | None = None
         """The value that this is, but for its gradient, which was stopped."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from ...errors import ModelError
 from ...tape import Array
 from .cells import Cell, Level, TensorList
 from .graph import Body, Instruction
@@ -30,6 +31,19 @@ def constant(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> 
 def alias(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
     """Results that are the operands themselves."""
     return list(inputs)
+
+
+def moved(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
+    """A transpose, reshape or cast that changes nothing."""
+    array = inputs[0].array
+    if x.op == "Cast":
+        return inputs[:1] if array.dtype == x.attr("DstT") else None
+    wanted = inputs[1].number
+    if wanted is None or array.shape.rank is None:
+        return None
+    if x.op == "Transpose":
+        return inputs[:1] if wanted.tolist() == list(range(array.shape.rank)) else None
+    return inputs[:1] if wanted.tolist() == array.shape.as_list() else None
 
 
 def nothing(reader: Runner, body: Body, x: Instruction, inputs: list[Cell]) -> Found:
@@ -95,7 +109,10 @@ def list_reserve(reader: Runner, body: Body, x: Instruction, inputs: list[Cell])
     """A list of that many entries, none written yet."""
     count, shape = inputs[1].number, inputs[0].number
     if count is None or not reader.record:
-        return None
+        results = x.call(*(c.array for c in inputs))
+        cell = Cell(results[0], max(inputs[1].level, Level.VARIABLE), ragged=True)
+        cell.entry = x.attr("element_dtype")
+        return [cell]
     return [tensor_list([None] * int(count), x.attr("element_dtype"), shape, Level.FIXED)]
 
 
@@ -316,8 +333,13 @@ def dense_list(array: Array, inputs: list[Cell]) -> Array:
     """A list that comes out of a loop, as a tensor; anything else as it is."""
     if array.dtype != tf.variant:
         return array
-    dtypes = {c.array.dtype for c in inputs if isinstance(c.array, TensorList)}
-    dtype = dtypes.pop() if len(dtypes) == 1 else tf.float32
+    kinds = {c.array.dtype if isinstance(c.array, TensorList) else c.entry for c in inputs} - {None}
+    if len(kinds) != 1:
+        raise ModelError(
+            "a loop of unknown length writes lists of several types, which cannot be recorded. "
+            "Gradient methods, which run the model as a whole, still work."
+        )
+    dtype = kinds.pop()
     return tf.raw_ops.TensorListStack(input_handle=array, element_shape=-1, element_dtype=dtype)
 
 
@@ -328,6 +350,9 @@ CONTROL: dict[str, Callable[[Any, Any, Any, list[Cell]], Found]] = {
     "Snapshot": alias,
     "CheckNumerics": alias,
     "EnsureShape": alias,
+    "Cast": moved,
+    "Reshape": moved,
+    "Transpose": moved,
     "NoOp": nothing,
     "Assert": nothing,
     "PrintV2": nothing,

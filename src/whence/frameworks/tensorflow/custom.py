@@ -19,7 +19,7 @@ from .graph import Body, Instruction
 from .runner import Runner
 from .steps import Step
 
-__all__ = ["custom_step"]
+__all__ = ["attached", "custom_step"]
 
 ELEMENTWISE = frozenset(
     "Mul AddV2 Add Sub Neg RealDiv Sigmoid Tanh Erf Erfc Exp Log Log1p Expm1 Softplus Relu Relu6 "
@@ -74,10 +74,11 @@ def custom_step(
     def run(*operands: Array) -> list[Array]:
         swap = {ref: Cell(operands[i], Level.LIVE) for ref, i in refs.items()}
         seen = replay({}, forward, swap)
-        return [
-            (swap.get(ref) or (seen[ref[0]][ref[1]] if ref[0] in seen else inputs[i])).array
+        cells = [
+            swap.get(ref) or (seen[ref[0]][ref[1]] if ref[0] in seen else inputs[i])
             for i, ref in enumerate(instruction.inputs)
         ]
+        return [c.array for c in attached(reader, body, instruction, cells, seen)]
 
     step = Step(run, arrays, slots, arrays, targets)
     step.own_pull = pull
@@ -85,6 +86,45 @@ def custom_step(
     plain = all(body.instructions[i].op in ELEMENTWISE for i in forward)
     shaped = alone and arrays[targets[0]].shape == arrays[slots[0]].shape
     return step, Op.ACTIVATION if alone and plain and shaped else Op.OPAQUE
+
+
+def attached(
+    reader: Runner,
+    body: Body,
+    instruction: Instruction,
+    inputs: list[Cell],
+    done: Mapping[int, list[Cell]],
+) -> list[Cell]:
+    """Run an operation with its author's gradient where nothing is written down.
+
+    TensorFlow's own tapes, which may be watching, then see that gradient too.
+    """
+    gradient = instruction.gradient
+    slots = [] if gradient is None else [i for i, g in enumerate(gradient.gradients) if g]
+    if gradient is None or not slots:
+        return inputs
+    first = min(slots)
+
+    def back(*cotangents: Array) -> list[Array]:
+        seen = dict(done)
+        for i, (j, _) in enumerate(gradient.cotangents):
+            given = cotangents[i] if i < first else tf.zeros_like(inputs[i].array)
+            seen[j] = [Cell(given, Level.LIVE)]
+        for i in gradient.needed:
+            x = body.instructions[i]
+            seen[i] = reader.without_tape().execute(body, x, [seen[j][k] for j, k in x.inputs])
+        found = [gradient.gradients[i] for i in slots]
+        return [seen[r[0]][r[1]].array for r in found if r]
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def results(*operands: Array) -> Any:
+        return [tf.identity(c.array) for c in inputs[:first]], back
+
+    arrays = results(*(inputs[i].array for i in slots))
+    cells = [
+        Cell(a, c.level, None, c.token, c.ragged) for a, c in zip(arrays, inputs, strict=False)
+    ]
+    return [*cells, *inputs[first:]]
 
 
 def leading_from(body: Body, starts: set[tuple[int, int]], ends: list[int]) -> list[int]:

@@ -43,7 +43,9 @@ class TensorFlow(Framework):
         keras = sys.modules.get("keras")
         if keras is not None and isinstance(model, keras.Layer):
             return keras.config.backend() == "tensorflow"
-        if isinstance(model, tf.Module | tf.types.experimental.GenericFunction):
+        experimental = tf.types.experimental
+        functions = experimental.GenericFunction, experimental.ConcreteFunction
+        if isinstance(model, (tf.Module, *functions)):
             return True
         return isinstance(model, tf.__internal__.tracking.AutoTrackable)
 

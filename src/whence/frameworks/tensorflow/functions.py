@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,26 @@ class TensorFlowFunctions:
     def matmul(self, a: Array, b: Array) -> Array:
         """The matrix product of the last two axes."""
         return tf.matmul(a, b)
+
+    def vjp(
+        self, function: Callable[..., Array], inputs: Sequence[Array]
+    ) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
+        """(function(*inputs), the vector-Jacobian product at that point)."""
+        leaves = [tf.identity(x) for x in inputs]
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(leaves)
+            output = function(*leaves)
+
+        def pull(cotangent: Array) -> tuple[Array, ...]:
+            found = tape.gradient(
+                output,
+                leaves,
+                output_gradients=cotangent,
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            return tuple(tf.convert_to_tensor(g) for g in found)
+
+        return output, pull
 
     def inner(self, a: Array, b: Array) -> Array:
         """Per sample, the sum of a * b; half precision is summed in single precision."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from ...ops import Op
-from ...tape import Array, Node, Tape, Value
+from ...tape import Array, LayerRecord, Node, Tape, Value
 from .meaning import Meaning, affine_params
 from .patterns import recognised
 from .region import Region, Uses
@@ -44,18 +44,36 @@ def finished(
     fold: join batch-norm to the operation before it, unless that is the output of a layer in
     ``keep``.
     """
-    layers = reader.records()
-    if not layers and reader.scopes:
-        layers = reader.scope_records()
+    layers = by_scope(reader.nodes, unrooted=True) if reader.scopes else reader.records()
     returned = {id(v) for v in outputs.values() if isinstance(v, Value)}
     named = {n: {id(v) for r in records for v in r.values} for n, records in layers.items()}
-    protected = returned.union(*named.values())
+    # Scopes are no layers: they name what is inside, and do not keep it apart.
+    protected = returned if reader.scopes else returned.union(*named.values())
     wanted = {layer.partition("#")[0] for layer in keep} | set(keep)
     kept = returned.union(*(values for name, values in named.items() if name in wanted))
     nodes = numbered(without_dead(reader.nodes, protected))
     nodes = recognised(nodes, Uses(nodes, protected), reader.meanings)
     nodes = numbered(Joiner(nodes, protected, reader.meanings, kept if fold else protected).run())
+    if reader.scopes:
+        layers = by_scope(nodes)
     return Tape(nodes, inputs, outputs, layers, "tensorflow", "last", reader.notes, structure)
+
+
+def by_scope(nodes: list[Node], *, unrooted: bool = False) -> dict[str, list[LayerRecord]]:
+    """Per name scope, one record with what came out of it last.
+
+    unrooted: first leave out, in the nodes, the scope that all of them are in: the model's own.
+    """
+    roots = {n.layer.split(".")[0] for n in nodes if n.layer}
+    if unrooted and len(roots) == 1 and not roots & {n.layer for n in nodes}:
+        for node in nodes:
+            node.layer = node.layer.partition(".")[2]
+    last: dict[str, Value] = {}
+    for node in nodes:
+        parts = node.layer.split(".") if node.layer else []
+        for i in range(len(parts)):
+            last[".".join(parts[: i + 1])] = node.out[0]
+    return {name: [LayerRecord(name, "scope", (value,), 0)] for name, value in last.items()}
 
 
 def numbered(nodes: list[Node]) -> list[Node]:
@@ -196,10 +214,11 @@ class Joiner:
     def replace(self, node: Node, parts: list[Node], leaf: Value) -> None:
         """Let ``node`` stand for ``parts`` and itself, from ``leaf`` on."""
         region = Region([*parts, node], leaf)
+        joined = (*parts, replace(node))
         for part in parts:
             self.kept.pop(id(part), None)
         node.op = "+".join([*(p.op for p in parts if p.kind is not Op.SHAPE), node.op])
-        node.into = (leaf,)
+        node.into, node.parts = (leaf,), joined
         node._pull, node._call, node._free = region.pull, region.call, region.free
 
     def compose(self, first: Node, node: Node) -> None:

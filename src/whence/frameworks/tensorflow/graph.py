@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from ...errors import ModelError
 from ...tape import Array
-from .calls import attribute, caller
+from .calls import attribute, caller, jitted
 from .layers import LayerLog
 
 __all__ = ["CALLED", "STATE_WRITES", "Body", "CustomGradient", "Instruction", "Ref"]
@@ -72,10 +72,7 @@ class Instruction:
     @cached_property
     def call(self) -> Callable[..., list[Array]]:
         """Runs it on given operands."""
-        plain = caller(self.node, self.definition)
-        if self.jit:
-            return tf.function(plain, jit_compile=True, autograph=False)
-        return plain
+        return (jitted if self.jit else caller)(self.node, self.definition)
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute as a Python object."""

@@ -53,7 +53,8 @@ def extreme(s: Sight) -> Meaning:
         return Meaning(Op.MAXPOOL)
     number = s.number(1 - s.slot)
     zero = number is not None and not np.any(number)
-    return Meaning(Op.RELU if zero and s.op == "Maximum" else Op.ACTIVATION)
+    bound = {} if number is None or number.size != 1 else {"bound": float(number.reshape(()))}
+    return Meaning(Op.RELU if zero and s.op == "Maximum" else Op.ACTIVATION, attrs=bound)
 
 
 def clip(s: Sight) -> Meaning:

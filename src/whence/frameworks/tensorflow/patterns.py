@@ -43,7 +43,8 @@ def recognised(nodes: list[Node], uses: Uses, meanings: dict[int, Meaning]) -> l
     seen = Seer(uses, meanings)
     gone: set[int] = set()
     for node in nodes:
-        found = seen.norm(node) or seen.rms(node) or seen.softmax(node) or seen.gated(node)
+        patterns = (seen.clamp, seen.norm, seen.rms, seen.softmax, seen.gated)
+        found = next(filter(None, (pattern(node) for pattern in patterns)), None)
         if found is None:
             continue
         inside = between(found.leaf, node)
@@ -96,8 +97,9 @@ def dress_norm(node: Node, found: Found) -> None:
         y = x - tf.reduce_mean(x, axes, keepdims=True) if centre else x
         y = y * tf.math.rsqrt(tf.reduce_mean(y * y, axes, keepdims=True) + epsilon)
         for name, combine in (("scale", tf.multiply), ("shift", tf.add)):
-            if name in changed or name in makers:
-                y = combine(y, changed[name] if name in changed else makers[name]())
+            made = makers[name]() if name in makers and name not in changed else None
+            number = changed.get(name, made)
+            y = y if number is None else combine(y, number)
         return y
 
     node._call = call
@@ -247,6 +249,20 @@ class Seer:
             if largest.op == "Max" and largest.into[0] is x.node.into[0]:
                 x = x.node.into[0]
         return Found(x, Op.SOFTMAX, "Softmax", {"axis": axes[0], "log": False})
+
+    def clamp(self, node: Node) -> Found | None:
+        """A minimum and a maximum, one after the other: a rectifier with a cap, from zero on."""
+        before = node.into[0].node if len(node.into) == 1 else node
+        if {node.op, before.op} not in ({"Maximum", "Minimum"}, {"Relu", "Minimum"}):
+            return None
+        bounds = {
+            n.op: n.attrs.get("bound", 0.0 if n.op == "Relu" else None) for n in (node, before)
+        }
+        low, high = bounds.get("Maximum", bounds.get("Relu")), bounds["Minimum"]
+        if len(before.into) != 1 or low is None or high is None or low > high:
+            return None
+        kind, attrs = (Op.RELU, {"cap": high}) if low == 0.0 else (Op.ACTIVATION, {})
+        return Found(before.into[0], kind, "Clip", attrs)
 
     def gated(self, node: Node) -> Found | None:
         """A product of two elementwise functions of one value: GELU, SiLU, hard-swish, mish."""

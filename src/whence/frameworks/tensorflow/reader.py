@@ -8,6 +8,7 @@ computed once, while reading; variables are read on every run.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
@@ -16,7 +17,7 @@ from ...ops import Op
 from ...tape import Array, LayerRecord, Node, Value
 from .cells import Cell, Level, TensorList, differentiable, together
 from .control import CONTROL
-from .custom import custom_step
+from .custom import attached, custom_step
 from .functions import TensorFlowFunctions, shape_of
 from .graph import Body, Called, Instruction
 from .kinds import classify
@@ -70,8 +71,9 @@ class Reader:
             instruction = body.instructions[i]
             inputs = [done[j][k] for j, k in instruction.inputs]
             self.layer = instruction.layer or above or self.scope(instruction)
-            if instruction.gradient is not None and self.record:
-                done[i] = self.custom(body, instruction, inputs, done)
+            if instruction.gradient is not None:
+                own = self.custom if self.record else partial(attached, self)
+                done[i] = own(body, instruction, inputs, done)
             else:
                 done[i] = self.execute(body, instruction, inputs)
         while upcoming is not None:
@@ -111,7 +113,8 @@ class Reader:
         self, instruction: Instruction, inputs: list[Cell], level: Level, token: bool, ragged: bool
     ) -> list[Cell]:
         """Run an instruction that no gradient passes through."""
-        results = instruction.call(*(c.array for c in inputs))
+        arrays = [c.array if self.record else local(c) for c in inputs]
+        results = instruction.call(*arrays)
         if instruction.op in SHAPE_OF and not ragged:
             known = [fixed_value(a) for a in results]
             if all(k is not None for k in known):
@@ -266,15 +269,6 @@ class Reader:
             found.setdefault(called.name, []).append(record)
         return found
 
-    def scope_records(self) -> dict[str, list[LayerRecord]]:
-        """Per name scope, one record with what came out of it last."""
-        last: dict[str, Value] = {}
-        for node in self.nodes:
-            parts = node.layer.split(".") if node.layer else []
-            for i in range(len(parts)):
-                last[".".join(parts[: i + 1])] = node.out[0]
-        return {n: [LayerRecord(n, "scope", (v,), 0)] for n, v in last.items()}
-
     def as_value(self, cell: Cell) -> Value:
         """A cell as a value; one that no gradient reaches stands apart from the tape."""
         if cell.value is not None:
@@ -291,6 +285,15 @@ def fixed_value(array: Array) -> Array | None:
         return None
     with tf.init_scope():
         return tf.constant(known, array.dtype)
+
+
+def local(cell: Cell) -> Array:
+    """A cell's array; what is fixed, as a constant of the graph that is being traced.
+
+    The gradient of a loop cannot take hold of an eager tensor.
+    """
+    number = None if tf.executing_eagerly() or cell.array.dtype == tf.variant else cell.number
+    return cell.array if number is None else tf.constant(number, cell.array.dtype)
 
 
 def makes_ragged(instruction: Instruction, inputs: list[Cell]) -> bool:

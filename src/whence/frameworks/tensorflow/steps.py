@@ -79,12 +79,17 @@ class Step:
         return tuple(dense(g) for g in found)
 
     def call(self, *inputs: Array, **params: Array) -> Array:
-        """Run it again with other tracked operands, and the named parameters replaced."""
+        """Run it again with other tracked operands, and the named parameters replaced.
+
+        None leaves a parameter out, which only those can be that are not there.
+        """
         operands = list(self.operands)
         for slot, array in zip(self.slots, inputs, strict=True):
             operands[slot] = array
         for name, array in params.items():
-            if name not in self.params:
+            if array is None and name not in self.params:
+                continue  # There is none to leave out.
+            if array is None or name not in self.params:
                 raise TypeError(f"this operation has no parameter {name!r}")
             operands[self.params[name]] = array
         if self.function is None:

@@ -1,15 +1,68 @@
-"""A call's arguments as one flat list and back, and the circumstances under which it ran."""
+"""One call of a PyTorch function: its arguments, what it is found to be, how it ran."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-__all__ = ["Spec", "circumstances", "flatten", "rebuild", "tensors_in"]
+from ...ops import Op
+
+__all__ = [
+    "Call", "Kinded", "Spec", "circumstances", "flatten", "offset_of", "rebuild", "roles",
+    "tensors_in",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a PyTorch function: its arguments, and which of them are tracked tensors."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    tracked: frozenset[int]
+    """``id`` of every tracked tensor among the arguments (they are leaves made for this call)."""
+
+    def get(self, place: int, *names: str, default: Any = None) -> Any:
+        """The argument at a place or under one of its names."""
+        for name in names:
+            if name in self.kwargs:
+                return self.kwargs[name]
+        return self.args[place] if place < len(self.args) else default
+
+    def is_tracked(self, argument: Any) -> bool:
+        return isinstance(argument, torch.Tensor) and id(argument) in self.tracked
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """Every tensor among the arguments, those in one list included."""
+        found: list[torch.Tensor] = []
+        for a in (*self.args, *self.kwargs.values()):
+            items = a if isinstance(a, (tuple, list)) else (a,)
+            found += [t for t in items if isinstance(t, torch.Tensor)]
+        return found
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether a complex number is among the arguments."""
+        return any(t.is_complex() for t in self.tensors) or any(
+            isinstance(a, complex) for a in self.args
+        )
+
+
+@dataclass(frozen=True)
+class Kinded:
+    """A call's kind, its constants by role, and what rules may want to know."""
+
+    kind: Op
+    params: Mapping[str, Any] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
 
 Spec = Any
 """How to put a flat list back: (number of positions, keywords, lists spread out), or a tree."""
@@ -20,7 +73,7 @@ _NESTS = (list, tuple, dict)
 def flatten(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], Spec]:
     """All arguments in one list, tensors in lists among them.
 
-    Lists of numbers stay whole; lists of tensors are spread out; anything deeper is walked as a tree.
+    Lists of numbers stay whole; lists of tensors are spread out; anything deeper is a tree.
     """
     flat: list[Any] = []
     spread: list[tuple[int, int, type]] = []
@@ -83,3 +136,13 @@ def circumstances() -> Callable[[], AbstractContextManager[Any]]:
             yield
 
     return again
+
+
+def roles(**params: Any) -> dict[str, Any]:
+    """The constants that are there, by role."""
+    return {k: v for k, v in params.items() if v is not None}
+
+
+def offset_of(bias: Any) -> dict[str, Any]:
+    """A bias as the ``offset`` of a node, if there is one."""
+    return {} if bias is None else {"offset": bias.detach()}

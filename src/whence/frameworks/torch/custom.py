@@ -2,7 +2,8 @@
 
 ``MyFunction.apply`` of a custom autograd function is recorded as one opaque op: its own backward
 may differ from what its forward does (straight-through estimators), so looking into it would be
-wrong. Activation checkpointing only saves memory, so what it runs is run plainly.
+wrong. So are TorchScript functions, which run in C++. Activation checkpointing only saves memory,
+so what it runs is run plainly.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ __all__ = ["in_sight"]
 
 @contextmanager
 def in_sight(recorder: Recorder) -> Iterator[None]:
-    """Let the recorder see custom autograd functions and through checkpoints.
+    """Let the recorder see custom functions and scripted ones, and through checkpoints.
 
     Other threads see no difference; entered by one recording at a time (see ``guard``).
     """
     original = torch.autograd.Function.__dict__["apply"]
+    run_script = torch.jit.ScriptFunction.__dict__["__call__"]
     generator = checkpoint._checkpoint_without_reentrant_generator
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
@@ -35,7 +37,7 @@ def in_sight(recorder: Recorder) -> Iterator[None]:
             return call(*args, **kwargs)
         if cls is checkpoint.CheckpointFunction:
             return args[0](*args[2:])
-        return recorder.custom(call, cls.__name__, args, kwargs)
+        return recorder.custom(call, f"{cls.__name__}.apply", args, kwargs)
 
     def plainly(*args: Any, **kwargs: Any) -> Iterator[None]:
         if recorder not in _get_current_function_mode_stack():
@@ -43,10 +45,18 @@ def in_sight(recorder: Recorder) -> Iterator[None]:
         else:
             yield
 
+    def script(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = run_script.__get__(self)
+        if recorder not in _get_current_function_mode_stack():
+            return call(*args, **kwargs)
+        return recorder.custom(call, f"{self.name}.script", args, kwargs)
+
+    torch.jit.ScriptFunction.__call__ = script  # type: ignore[method-assign]
     torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
-    checkpoint._checkpoint_without_reentrant_generator = plainly  # type: ignore[assignment]
+    checkpoint._checkpoint_without_reentrant_generator = plainly
     try:
         yield
     finally:
+        torch.jit.ScriptFunction.__call__ = run_script  # type: ignore[method-assign]
         torch.autograd.Function.apply = original  # type: ignore[method-assign]
         checkpoint._checkpoint_without_reentrant_generator = generator

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -62,9 +62,12 @@ def attention(
 
 def _blind_rows(allowed: Tensor | None, mask: Tensor | None) -> Tensor | None:
     """Rows of a mask that let nothing through, or None where every row lets something."""
-    if allowed is None and mask is None:
+    if allowed is not None:
+        shut = ~allowed
+    elif mask is not None:
+        shut = torch.isneginf(mask)
+    else:
         return None
-    shut = ~allowed if allowed is not None else torch.isneginf(mask)
     blind = shut.all(-1, keepdim=True)
     return blind if bool(blind.any()) else None
 
@@ -95,10 +98,15 @@ def softmin(input: Tensor, dim: int) -> Tensor:
 
 
 def dropout(
-    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    train: bool = True,
 ) -> Tensor:
-    """Dropout that is on in evaluation too: one draw, kept, since another run would draw again."""
-    if not training or not p:
+    """Nothing at inference. One that is on all the same is a product with the mask that it drew."""
+    if not (training and train) or not p:
         return input
     kept = F.dropout(torch.ones_like(input), p, True)
     return input * kept
@@ -108,9 +116,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.linear(input, weight) + bias
 
 
-def addmm(
-    input: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
-) -> Tensor:
+def addmm(input: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     product = torch.matmul(a, b)
     product = product if alpha == 1 else product * alpha
     return product + (input if beta == 1 else input * beta)
@@ -120,7 +126,9 @@ def convolution(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A convolution whose bias depends on the input."""
 
     def spelled(input: Tensor, weight: Tensor, bias: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return call(input, weight, None, *args, **kwargs) + bias.reshape(-1, *(1,) * (weight.dim() - 2))
+        return call(input, weight, None, *args, **kwargs) + bias.reshape(
+            -1, *(1,) * (weight.dim() - 2)
+        )
 
     return spelled
 
@@ -149,7 +157,7 @@ def einsum(equation: str, *operands: Any) -> Tensor:
 
 
 def added_at(name: str) -> Callable[..., Tensor]:
-    """``index_add`` and its kin on a tracked base: what is added, collected by itself, then a sum."""
+    """``index_add`` and its kin on a tracked base: what is added, by itself, then a sum."""
 
     def spelled(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self + getattr(torch.zeros_like(self), name)(*args, **kwargs)
@@ -163,12 +171,17 @@ _WRITTEN_OUT: dict[str, Callable[..., Any]] = {
     "addcdiv": addcdiv,
     "lerp": lerp,
     "glu": glu,
+    "dropout": dropout,
     **RECURRENT,
 }
 _INSTEAD: dict[str, Callable[..., Any]] = {
     "linear": linear,
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), addmm),
-    **{f"conv{t}{n}d": convolution(getattr(F, f"conv{t}{n}d")) for t in ("", "_transpose") for n in (1, 2, 3)},
+    **{
+        f"conv{t}{n}d": convolution(getattr(F, f"conv{t}{n}d"))
+        for t in ("", "_transpose")
+        for n in (1, 2, 3)
+    },
     "bilinear": bilinear,
     "cosine_similarity": cosine_similarity,
     "einsum": einsum,
@@ -177,10 +190,8 @@ _INSTEAD: dict[str, Callable[..., Any]] = {
 }
 
 
-def instead(
-    name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Callable[..., Any] | None:
-    """How to spell out a call that would be OPAQUE as it stands: a bias that depends on the input."""
+def instead(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
+    """How to spell out a call that is OPAQUE as it stands: its bias depends on the input."""
     if name == "einsum":
         equation = args[0]
         pairs = equation.count(",") < 2 if isinstance(equation, str) else True
@@ -199,7 +210,7 @@ def find(func: Any, name: str) -> Callable[..., Any] | None:
     return None if known(name) or not _is_python(func) else _looked_into(func)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _is_python(func: Any) -> bool:
     """Whether a call is a Python function of PyTorch's own that hands itself to the recorder."""
     if not isinstance(func, types.FunctionType) or func.__closure__:

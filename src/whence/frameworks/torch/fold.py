@@ -65,11 +65,14 @@ def _along(constant: Any, axis: int, rank: int) -> bool:
 
 
 def _joined(first: Node, second: Node) -> Node:
-    pull_first, pull_second = first._pull, second._pull
+    pulls, calls = (first._pull, second._pull), (first._call, second._call)
     scale, shift = second.params.get("scale"), second.params.get("shift")
+    params: Mapping[str, Any]
     if first.kind is Op.AFFINE:
         params = _composed(first.params, scale, shift)
-        attrs = {**first.attrs, **second.attrs} | ({"offset": params["shift"]} if "shift" in params else {})
+        attrs = {**first.attrs, **second.attrs}
+        if "shift" in params:
+            attrs["offset"] = params["shift"]
     else:
         params = Folded(first, scale, shift)
         attrs = {**first.attrs, "offset": lambda: _offset(params, first)}
@@ -77,18 +80,15 @@ def _joined(first: Node, second: Node) -> Node:
             attrs.pop("offset")
 
     def pull(cotangent: Any) -> tuple[Any, ...]:
-        return pull_first(*pull_second(cotangent))  # type: ignore[misc]
+        return pulls[0](*pulls[1](cotangent))  # type: ignore[misc]
 
     def call(x: Any, **changed: Any) -> Any:
+        if not changed:
+            return calls[1](calls[0](x))  # type: ignore[misc]
         if first.kind is Op.AFFINE:
             return affine(x, {**params, **changed})
-        if not changed:
-            return affine(first_call(x), second.params)
-        return first_call(x, **{**{k: params[k] for k in params}, **changed})
+        return calls[0](x, **{**params, **changed})  # type: ignore[misc]
 
-    first_call = first._call
-    if first_call is None:
-        raise RuntimeError("a node that was released cannot be folded")
     node = Node(
         first.kind, f"{first.op}+{second.op}", first.layer, first.into, second.out,
         params=params, attrs=attrs, xp=first.xp, parts=(first, second), _pull=pull, _call=call,
@@ -158,10 +158,18 @@ class Folded(Mapping[str, Any]):
         for part, combine in ((self._scale, torch.mul), (self._shift, torch.add)):
             if part is not None:
                 flat = part.detach().reshape(-1) if isinstance(part, torch.Tensor) else part
-                flat = flat.reshape(()) if isinstance(flat, torch.Tensor) and flat.numel() == 1 else flat
-                total = combine(torch.as_tensor(total, dtype=weight.dtype, device=weight.device), flat)
+                flat = (
+                    flat.reshape(())
+                    if isinstance(flat, torch.Tensor) and flat.numel() == 1
+                    else flat
+                )
+                total = combine(
+                    torch.as_tensor(total, dtype=weight.dtype, device=weight.device), flat
+                )
         if total.dim() == 0:
-            total = total.expand(self._first.out[0].shape[self._first.attrs.get("channel_axis", -1)])
+            total = total.expand(
+                self._first.out[0].shape[self._first.attrs.get("channel_axis", -1)]
+            )
         return total
 
 

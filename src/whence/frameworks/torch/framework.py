@@ -33,7 +33,8 @@ class Torch(Framework):
     xp = TorchFunctions()
 
     def accepts(self, model: object) -> bool:
-        return isinstance(model, (nn.Module, torch.export.ExportedProgram, torch.jit.ScriptFunction))
+        kinds = (nn.Module, torch.export.ExportedProgram, torch.jit.ScriptFunction)
+        return isinstance(model, kinds)
 
     def owns(self, array: object) -> bool:
         return isinstance(array, torch.Tensor)
@@ -52,7 +53,9 @@ class Torch(Framework):
         try:
             signature = inspect.signature(call)  # type: ignore[arg-type]
         except (TypeError, ValueError):
-            return {dict: "kwargs", tuple: "args", list: "args"}.get(type(x), "one")
+            if isinstance(x, dict):
+                return "kwargs"
+            return "args" if isinstance(x, (tuple, list)) else "one"
         try:
             if isinstance(x, dict):
                 signature.bind(**x)
@@ -146,6 +149,9 @@ class Torch(Framework):
         name = getattr(model, "__name__", type(model).__name__)
         return f"{name} (torch), {count:,} parameters" + (f", {'/'.join(kinds)}" if kinds else "")
 
+    def passive(self) -> torch.no_grad:
+        return torch.no_grad()
+
     def version(self) -> str:
         return str(torch.__version__)
 
@@ -161,7 +167,7 @@ def _passed(leaf: torch.Tensor) -> torch.Tensor:
 
 
 def runnable(model: Any) -> Any:
-    """What can be called and recorded: an exported program's module, the module under a compiled one.
+    """What can be called and recorded: an exported program's module, one under a compiled one.
 
     Raises ModelError for a scripted module, whose operations run out of Python's sight.
     """
@@ -176,7 +182,7 @@ def runnable(model: Any) -> Any:
     for _, module in modules_of(model):
         refuse_scripted(module)
     if not callable(model):
-        raise ModelError(f"a model is wanted, something that can be called; got {type(model).__name__}")
+        raise ModelError(f"a model, something to be called, is wanted; got {type(model).__name__}")
     return model
 
 

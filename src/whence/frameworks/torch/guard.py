@@ -6,6 +6,7 @@ import gc
 import random
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -34,7 +35,11 @@ def modules_of(model: object) -> list[tuple[str, nn.Module]]:
     roots = [(name, held) for name, held in _held(model) if isinstance(held, nn.Module)]
     if len(roots) == 1:  # a wrapper around one model: its layers keep their own names
         return list(roots[0][1].named_modules())
-    return [(".".join(filter(None, (name, n))), m) for name, root in roots for n, m in root.named_modules()]
+    return [
+        (".".join(filter(None, (name, n))), m)
+        for name, root in roots
+        for n, m in root.named_modules()
+    ]
 
 
 def _held(model: Any, depth: int = 3) -> list[tuple[str, Any]]:
@@ -70,11 +75,13 @@ def _held(model: Any, depth: int = 3) -> list[tuple[str, Any]]:
 
 
 def _may_hold(thing: Any) -> bool:
-    """Whether to look for modules inside: functions and containers, and objects of the user's own."""
+    """Whether to look for modules inside: functions, containers, objects of the user's own."""
     if isinstance(thing, (list, tuple, dict)):
         return len(thing) <= 1000
     home = (getattr(thing, "__module__", None) or type(thing).__module__ or "").partition(".")[0]
-    return home not in {"torch", "numpy", "builtins", *sys.stdlib_module_names} or hasattr(thing, "func")
+    return home not in {"torch", "numpy", "builtins", *sys.stdlib_module_names} or hasattr(
+        thing, "func"
+    )
 
 
 def parameters_of(modules: Modules) -> Iterator[torch.Tensor]:
@@ -153,7 +160,9 @@ def inference(modules: Modules) -> Iterator[None]:
     with _ONE_AT_A_TIME:
         kept = _Kept()
         met = hooks.register_module_forward_pre_hook(
-            lambda module, args: kept.meet(module, args) if threading.get_ident() == thread else None
+            lambda module, args: (
+                kept.meet(module, args) if threading.get_ident() == thread else None
+            )
         )
         try:
             for _, module in modules:
@@ -196,4 +205,14 @@ def uncollected() -> Iterator[None]:
 def _uncompiled() -> Any:
     """Compiled parts run as the Python that they were compiled from."""
     # Whatever is compiled has loaded the compiler; loading it takes seconds.
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    return _eager() if "torch._dynamo" in sys.modules else nullcontext()
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        # The recorder's hooks see a compiled part twice and know it.
+        warnings.filterwarnings(
+            "ignore", message=r"Using `torch\.compile\(module\)` when there are global"
+        )
+        yield

@@ -6,68 +6,28 @@ into (see ``decompose.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
 from ...ops import Op
-
+from .calls import Call, Kinded, offset_of, roles
 from .names import (
-    ACTIVATIONS, AVERAGES, CONVOLUTIONS, JOINS, MAXIMA, MOVES, PRODUCTS, RELAID, RESHAPES, SAME,
+    ACTIVATIONS,
+    AVERAGES,
+    CONVOLUTIONS,
+    JOINS,
+    MAXIMA,
+    MOVES,
+    PRODUCTS,
+    RELAID,
+    RESHAPES,
+    SAME,
     TRANSPOSES,
 )  # fmt: skip
+from .norms import BATCH_NORMS, NORMS, batch_norm, norm
 
-__all__ = ["Call", "Kinded", "classify", "known", "moves"]
-
-_MISSING = object()
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a PyTorch function: its arguments, and which of them are tracked tensors."""
-
-    name: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    tracked: frozenset[int]
-    """``id`` of every tracked tensor among the arguments (they are leaves made for this call)."""
-
-    def get(self, place: int, *names: str, default: Any = None) -> Any:
-        """The argument at a place or under one of its names."""
-        for name in names:
-            if name in self.kwargs:
-                return self.kwargs[name]
-        return self.args[place] if place < len(self.args) else default
-
-    def is_tracked(self, argument: Any) -> bool:
-        return isinstance(argument, torch.Tensor) and id(argument) in self.tracked
-
-    @property
-    def tensors(self) -> list[torch.Tensor]:
-        """Every tensor among the arguments, those in one list included."""
-        found: list[torch.Tensor] = []
-        for a in (*self.args, *self.kwargs.values()):
-            items = a if isinstance(a, (tuple, list)) else (a,)
-            found += [t for t in items if isinstance(t, torch.Tensor)]
-        return found
-
-    @property
-    def is_complex(self) -> bool:
-        """Whether a complex number is among the arguments."""
-        return any(t.is_complex() for t in self.tensors) or any(
-            isinstance(a, complex) for a in self.args
-        )
-
-
-@dataclass(frozen=True)
-class Kinded:
-    """A call's kind, its constants by role, and what rules may want to know."""
-
-    kind: Op
-    params: Mapping[str, Any] = field(default_factory=dict)
-    attrs: Mapping[str, Any] = field(default_factory=dict)
+__all__ = ["classify", "known", "moves"]
 
 
 def _reshape(call: Call) -> Kinded:
@@ -114,10 +74,10 @@ def _linear(call: Call) -> Kinded:
     if call.is_tracked(bias):
         return Kinded(Op.OPAQUE)  # spelled out as a product and a sum
     if call.is_tracked(x) and not call.is_tracked(weight):
-        return Kinded(Op.DENSE, _roles(weight=weight, bias=bias), _offset(bias))
+        return Kinded(Op.DENSE, roles(weight=weight, bias=bias), offset_of(bias))
     if call.is_tracked(weight) and not call.is_tracked(x):
-        return Kinded(Op.DENSE, {"weight": x}, _offset(bias))
-    return Kinded(Op.MATMUL, attrs=_offset(bias))
+        return Kinded(Op.DENSE, {"weight": x}, offset_of(bias))
+    return Kinded(Op.MATMUL, attrs=offset_of(bias))
 
 
 def _product(call: Call) -> Kinded:
@@ -132,8 +92,8 @@ def _product(call: Call) -> Kinded:
 
 
 def _addmm(call: Call) -> Kinded:
-    bias, a, b = (call.get(i, *names) for i, names in enumerate(
-        (("input", "self"), ("mat1", "batch1", "vec", "mat"), ("mat2", "batch2", "vec2"))))  # fmt: skip
+    bias = call.get(0, "input", "self")
+    a, b = call.get(1, "mat1", "batch1", "mat"), call.get(2, "mat2", "batch2", "vec")
     beta = call.get(3, "beta", default=1)
     alpha = call.get(4, "alpha", default=1)
     if call.is_tracked(bias):
@@ -146,24 +106,29 @@ def _addmm(call: Call) -> Kinded:
     return Kinded(Op.DENSE, {"weight": weight, "bias": offset["offset"]}, offset)
 
 
+_PLACES = {
+    False: "stride padding dilation groups",
+    True: "stride padding output_padding groups dilation",
+}
+"""The options of a convolution in order, by whether it is transposed."""
+
+
 def _conv(call: Call) -> Kinded:
     x, weight, bias = call.get(0, "input", "self"), call.get(1, "weight"), call.get(2, "bias")
     dims = weight.dim() - 2
     named = {"dims": dims, "channel_axis": x.dim() - dims - 1}
     if bias is not None and not call.is_tracked(bias):
         named["offset"] = bias.detach().reshape((-1,) + (1,) * dims)
-    transposed = "transpose" in call.name or bool(
-        call.name in ("convolution", "_convolution") and call.get(6, "transposed")
-    )
-    places = ("stride", "padding", "output_padding", "groups", "dilation") if transposed else (
-        "stride", "padding", "dilation", "groups")  # fmt: skip
+    transposed = "transpose" in call.name
+    places = _PLACES[transposed]
     if call.name in ("convolution", "_convolution"):
-        places = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
-    for i, place in enumerate(places):
-        named[place] = call.get(3 + i, place, default={"padding": 0, "output_padding": 0}.get(place, 1))
+        places = "stride padding dilation transposed output_padding groups"
+        transposed = bool(call.get(6, "transposed"))
+    for i, place in enumerate(places.split(), 3):
+        named[place] = call.get(i, place, default=0 if "padding" in place else 1)
     named["transposed"] = transposed
     if call.is_tracked(x) and not call.is_tracked(weight) and not call.is_tracked(bias):
-        return Kinded(Op.CONV, _roles(weight=weight, bias=bias), named)
+        return Kinded(Op.CONV, roles(weight=weight, bias=bias), named)
     if call.is_tracked(bias):
         return Kinded(Op.OPAQUE, attrs=named)  # spelled out as a convolution and a sum
     return Kinded(Op.MATMUL, attrs=named)  # a kernel that depends on the input: a contraction
@@ -192,7 +157,9 @@ def _mul(call: Call) -> Kinded:
     if call.name == "div":
         if call.get(2, "rounding_mode") is not None or not call.is_tracked(a):
             return Kinded(Op.ACTIVATION)
-        return Kinded(Op.AFFINE, {"scale": 1 / (b.to(a.dtype) if isinstance(b, torch.Tensor) else b)})
+        return Kinded(
+            Op.AFFINE, {"scale": 1 / (b.to(a.dtype) if isinstance(b, torch.Tensor) else b)}
+        )
     return Kinded(Op.AFFINE, {"scale": b if call.is_tracked(a) else a})
 
 
@@ -200,68 +167,11 @@ def _neg(call: Call) -> Kinded:
     return Kinded(Op.AFFINE, {} if call.name == "positive" else {"scale": -1})
 
 
-def _batch_norm(call: Call) -> Kinded:
-    named = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-    if call.name == "_native_batch_norm_legit_no_training":
-        named = ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps")
-    elif call.name in ("native_batch_norm", "torch_batch_norm", "_batch_norm_impl_index"):
-        named = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
-    given = {n: call.get(i, n, default=_MISSING) for i, n in enumerate(named)}
-    x, mean, var = given["input"], given["running_mean"], given["running_var"]
-    weight, bias = (None if given[k] is _MISSING else given[k] for k in ("weight", "bias"))
-    eps = 1e-5 if given["eps"] is _MISSING else given["eps"]
-    training = given.get("training", False)
-    if (training is not _MISSING and training) or mean is None:
-        return Kinded(Op.NORM, _roles(scale=weight, shift=bias), {
-            "axes": (0, *range(2, x.dim())), "epsilon": eps, "centre": True})  # fmt: skip
-    scale = torch.rsqrt(var.detach() + eps)
-    if weight is not None:
-        scale = scale * weight.detach()
-    shift = -mean.detach() * scale
-    if bias is not None:
-        shift = shift + bias.detach()
-    shape = (-1,) + (1,) * (x.dim() - 2)
-    scale, shift = scale.reshape(shape), shift.reshape(shape)
-    return Kinded(
-        Op.AFFINE, {"scale": scale, "shift": shift}, {"offset": shift, "channel_axis": 1, "norm": True}
-    )
-
-
-def _norm(call: Call) -> Kinded:
-    x = call.get(0, "input")
-    name = call.name
-    if name in ("layer_norm", "native_layer_norm", "rms_norm"):
-        count = len(call.get(1, "normalized_shape"))
-        axes = tuple(range(x.dim() - count, x.dim()))
-        places = {"scale": (2, "weight"), "shift": (3, "bias"), "eps": (4, "eps")}
-        if name == "rms_norm":
-            places = {"scale": (2, "weight"), "shift": (99, "-"), "eps": (3, "eps")}
-        default = torch.finfo(x.dtype).eps if name == "rms_norm" else 1e-5
-        attrs: dict[str, Any] = {"axes": axes, "centre": name != "rms_norm"}
-    elif name == "normalize":
-        axis = call.get(2, "dim", default=1)
-        axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
-        return Kinded(Op.NORM, attrs={"axes": axes, "centre": False, "epsilon": 0.0, "power": call.get(1, "p", default=2.0)})
-    elif name == "group_norm":
-        places = {"scale": (2, "weight"), "shift": (3, "bias"), "eps": (4, "eps")}
-        attrs = {"groups": call.get(1, "num_groups"), "axes": tuple(range(1, x.dim())), "centre": True}
-        default = 1e-5
-    else:
-        places = {"scale": (3, "weight"), "shift": (4, "bias"), "eps": (7, "eps")}
-        attrs = {"axes": tuple(range(2, x.dim())), "centre": True}
-        default = 1e-5
-    scale, shift = (call.get(*places[k]) for k in ("scale", "shift"))
-    eps = call.get(*places["eps"])
-    attrs["epsilon"] = default if eps is None else eps
-    if scale is not None and name in ("group_norm", "instance_norm"):
-        shape = (-1,) + (1,) * (x.dim() - 2)
-        scale, shift = (None if t is None else t.detach().reshape(shape) for t in (scale, shift))
-    return Kinded(Op.NORM, _roles(scale=scale, shift=shift), attrs)
-
-
 def _softmax(call: Call) -> Kinded:
     axis = call.get(1, "dim", default=-1)
-    return Kinded(Op.SOFTMAX, attrs={"axis": -1 if axis is None else axis, "log": "log" in call.name})
+    return Kinded(
+        Op.SOFTMAX, attrs={"axis": -1 if axis is None else axis, "log": "log" in call.name}
+    )
 
 
 def _rectifier(call: Call) -> Kinded:
@@ -310,14 +220,6 @@ def _average(call: Call) -> Kinded:
     return Kinded(Op.AVGPOOL if tracked == 1 else Op.OPAQUE)
 
 
-def _roles(**params: Any) -> dict[str, Any]:
-    return {k: v for k, v in params.items() if v is not None}
-
-
-def _offset(bias: Any) -> dict[str, Any]:
-    return {} if bias is None else {"offset": bias.detach()}
-
-
 def _shape(move: str) -> Callable[[Call], Kinded]:
     return lambda call: Kinded(Op.SHAPE, attrs={"move": move})
 
@@ -341,12 +243,8 @@ _TABLE: dict[str, Callable[[Call], Kinded]] = {
     **dict.fromkeys(("relu", "relu6", "leaky_relu", "prelu"), _rectifier),
     **dict.fromkeys(("hardtanh", "clamp", "clip", "clamp_min", "threshold"), _clamp),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax"), _softmax),
-    **dict.fromkeys(
-        ("layer_norm", "native_layer_norm", "rms_norm", "group_norm", "instance_norm", "normalize"), _norm
-    ),
-    **dict.fromkeys(
-        ("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training"), _batch_norm
-    ),
+    **dict.fromkeys((*NORMS, "normalize"), norm),
+    **dict.fromkeys(BATCH_NORMS, batch_norm),
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), _addmm),
     "linear": _linear,
     "stack": _stack,

@@ -28,7 +28,7 @@ class _Follower:
         self.recorder = recorder
         self.names: dict[int, str] = {}
         for name, module in modules:
-            self.names.setdefault(id(module), name)
+            self.names.setdefault(id(module), _plain(name))
         self.sizes = sizes_of(modules)
         self.thread = threading.get_ident()
         self.stack: list[str] = []
@@ -51,8 +51,8 @@ class _Follower:
         if threading.get_ident() != self.thread:
             return
         name = self.recorder.layer
-        values = tuple(self._values(output))
-        if values and name:
+        values = tuple(self._values(output)) if name and not hasattr(module, "_orig_mod") else ()
+        if values:
             size = self.sizes.get(id(module))
             if size is None:
                 size = self.sizes[id(module)] = sum(p.numel() for p in module.parameters())
@@ -67,6 +67,11 @@ class _Follower:
                 track = self.recorder.track_of(item)
                 if track is not None and track.value is not None:
                     yield track.value
+
+
+def _plain(path: str) -> str:
+    """Without the steps that ``torch.compile`` adds to a path."""
+    return ".".join(step for step in path.split(".") if step != "_orig_mod")
 
 
 def sizes_of(modules: Modules) -> dict[int, int]:

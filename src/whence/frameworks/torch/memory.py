@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from ...ops import Op
-from .kinds import Kinded
+from .calls import Kinded
 
-__all__ = ["Memory", "Track"]
+__all__ = ["Memory", "Track", "address"]
 
 Tensor = torch.Tensor
 View = Callable[[Tensor], Tensor]
@@ -61,9 +61,14 @@ class _Name(weakref.ref[Tensor]):
 
 
 class Memory:
-    """Tracks by tensor object. ``run(kinded, name, function, tracks) -> Track`` records a function."""
+    """Tracks by tensor object.
 
-    def __init__(self, run: Callable[[Kinded, str, Callable[..., Tensor], Sequence[Track]], Track]) -> None:
+    ``run(kinded, name, function, tracks) -> Track`` records a function of the memory's own.
+    """
+
+    def __init__(
+        self, run: Callable[[Kinded, str, Callable[..., Tensor], Sequence[Track]], Track]
+    ) -> None:
         self._run = run
         known: dict[int, tuple[_Name, Track]] = {}
         self._known = known
@@ -98,13 +103,29 @@ class Memory:
             self._read_again(track)
         return track
 
+    def hides(self, arguments: Sequence[Any]) -> bool:
+        """Whether a tracked tensor is inside one of the arguments, wrapped by ``torch.func``."""
+        functorch = torch._C._functorch
+        if functorch.peek_interpreter_stack() is None:
+            return False
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                while functorch.is_functorch_wrapped_tensor(argument):
+                    argument = functorch.get_unwrapped(argument)
+                track = self.find(argument)
+                if track is not None and track.value is not None:
+                    return True
+        return False
+
     def _older_view(self, tensor: Tensor) -> Track | None:
         """A view of a constant, made before the constant was written to."""
         base = tensor._base
         entry = self._known.get(id(base))
         if base is None or entry is None:
             return None
-        track = Track(tensor, cell=self.cell(entry[1]), chain=(strided_view(base, tensor),), version=-1)
+        track = Track(
+            tensor, cell=self.cell(entry[1]), chain=(strided_view(base, tensor),), version=-1
+        )
         self.put(tensor, track)
         return track
 
@@ -140,7 +161,7 @@ class Memory:
         track.cut = cut or parent.cut
 
     def adopt(self, tensor: Tensor, owner: Tensor | None = None) -> Track:
-        """Begin to follow a constant that is about to be written to, and whatever shares its memory.
+        """Begin to follow a constant that is about to be written to, and all that share its memory.
 
         owner: a tensor known to have the same memory, where the constant is another name for it
         that PyTorch does not call a view (``weight.data``).
@@ -176,7 +197,7 @@ class Memory:
     def rebind(self, track: Track, fresh: Track, *, silent: bool = False) -> None:
         """The track's tensor was written to and now stands for ``fresh``; others see it too.
 
-        silent: written under ``no_grad`` or through ``detach``: new numbers, the gradient of the old.
+        silent: written under ``no_grad`` or through ``detach``: new numbers, the old gradient.
         """
         silent = silent or track.cut
         cell = track.cell
@@ -218,6 +239,14 @@ class Memory:
         return self._run(Kinded(Op.SHAPE, attrs={"move": "same"}), "write_back", put, [root, fresh])
 
 
+def address(tensor: Tensor) -> int:
+    """Where a tensor's memory begins; 0 where it has none."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # sparse, nested, without numbers
+        return 0
+
+
 def flat_places(whole: Tensor, chain: Sequence[View]) -> Tensor:
     """For every element of a view, in order, its place in the flattened root."""
     places = torch.arange(whole.numel(), device=whole.device).reshape(whole.shape)
@@ -227,7 +256,7 @@ def flat_places(whole: Tensor, chain: Sequence[View]) -> Tensor:
 
 
 def strided_view(base: Tensor, view: Tensor) -> View:
-    """How ``view`` is read out of ``base``, for a view that was made before anything was tracked."""
+    """How ``view`` is read out of ``base``, for a view made before anything was tracked."""
     offset = view.storage_offset() - base.storage_offset()
     size, stride = view.size(), view.stride()
     base_size, base_stride = base.size(), base.stride()

@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import types
+from functools import cache
 from typing import Any
 
 import torch
 
 __all__ = [
-    "ABOUT", "ACTIVATIONS", "AVERAGES", "CONVOLUTIONS", "CUT", "JOINS", "LIKE", "MAXIMA", "MOVES",
-    "PRODUCTS", "RANDOM", "READ", "RELAID", "RESHAPES", "SAME", "TRANSPOSES", "VIEWS_IN_PLACE",
-    "plain_name",
+    "ABOUT", "ACTIVATIONS", "AVERAGES", "CONVOLUTIONS", "CUT", "JOINS", "LEARNS", "LIKE", "MAXIMA",
+    "MOVES", "PRODUCTS", "RANDOM", "READ", "RELAID", "RESHAPES", "SAME", "TRANSPOSES",
+    "VIEWS_IN_PLACE", "plain_name",
 ]  # fmt: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def plain_name(func: Any) -> str:
     """The one name of a function in all its spellings: no dunder, no overload, no underscore."""
     if isinstance(func, torch._ops.OpOverload):
@@ -27,6 +28,8 @@ def plain_name(func: Any) -> str:
         if name in ("__get__", "__set__"):
             about = str(getattr(getattr(func, "__self__", None), "__name__", name))
             return about if name == "__get__" else f"set {about}"
+    if name in ("batch_norm", "instance_norm") and not isinstance(func, types.FunctionType):
+        return f"aten_{name}"  # as in torch.nn.functional, but for the order of the arguments
     if name == "grad" and getattr(func, "__module__", "") == "torch.autograd":
         return "autograd.grad"
     if name.startswith("__") and name.endswith("__"):
@@ -83,6 +86,9 @@ VIEWS_IN_PLACE = _words(
     "squeeze unsqueeze t transpose swapaxes swapdims as_strided movedim moveaxis swap_axes"
 )
 """With a trailing underscore these change how a tensor reads its memory, not the memory."""
+
+LEARNS = _words("batch_norm aten_batch_norm native_batch_norm instance_norm aten_instance_norm")
+"""With batch statistics these write to the running ones."""
 
 RANDOM = _words(
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout "
@@ -142,6 +148,9 @@ MAXIMA = _words(
     "aminmax"
 )
 CONVOLUTIONS = _words(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution _convolution"
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution "
+    "_convolution"
 )
-PRODUCTS = _words("matmul mm bmm mv dot vdot inner rmatmul einsum tensordot outer ger linalg_matmul")
+PRODUCTS = _words(
+    "matmul mm bmm mv dot vdot inner rmatmul einsum tensordot outer ger linalg_matmul"
+)

@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch.autograd.graph import get_gradient_edge
+from torch.utils.weak import TensorWeakRef
 
 from ...ops import Op
-from ...tape import Node
+from ...tape import Node, Value
+from .calls import Kinded, Spec, circumstances, rebuild, tensors_in
 from .functions import wants_graph
-from .calls import Spec, circumstances, rebuild, tensors_in
-from .kinds import Kinded
 
 __all__ = [
-    "AutogradPull", "Rerun", "affine", "bias_shape", "closed_form", "closed_pull", "released",
+    "AutogradPull", "LatePull", "Rerun", "affine", "bias_shape", "closed_form", "closed_pull",
+    "leaf_of", "released",
 ]  # fmt: skip
 
 Tensor = torch.Tensor
 
 
-class AutogradPull:
-    """The vector-Jacobian product through the small autograd graph that one op left behind.
+def leaf_of(array: Tensor) -> Tensor:
+    """A tensor on the same numbers where an operation's own small graph begins.
 
-    Only the graph's edges are held, so an output that nothing else needs can go.
+    A plain leaf would be held by the graph for good, whether or not the operation's backward reads
+    it. This one hangs on an empty leaf, so that only what backward reads stays in memory.
     """
+    with torch.enable_grad():
+        root = array.detach().requires_grad_()
+        leaf = root.view_as(root)
+    root.data = _nothing(array.dtype, array.device)
+    return leaf
+
+
+@cache
+def _nothing(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty(0, dtype=dtype, device=device)
+
+
+class AutogradPull:
+    """The vector-Jacobian product through the small autograd graph that one op left behind."""
 
     def __init__(self, outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
-        self._edges = [get_gradient_edge(o) for o in outputs]
-        self._leaves = list(leaves)
-        self._dtypes = [o.dtype for o in outputs]
+        self._outputs = [(get_gradient_edge(o), o.dtype) for o in outputs]
+        self._leaves = [get_gradient_edge(x) for x in leaves]
+        self._like = [(x.shape, x.dtype, x.device) for x in leaves]
 
     def __call__(self, *cotangents: Tensor | None) -> tuple[Tensor, ...]:
         arrived = [
             (edge, c.to(dtype))
-            for edge, c, dtype in zip(self._edges, cotangents, self._dtypes, strict=True)
+            for (edge, dtype), c in zip(self._outputs, cotangents, strict=True)
             if c is not None
         ]
         grads = torch.autograd.grad(
@@ -44,12 +60,26 @@ class AutogradPull:
             allow_unused=True, retain_graph=True,
         )  # fmt: skip
         return tuple(
-            torch.zeros_like(x) if g is None else g for g, x in zip(grads, self._leaves, strict=True)
+            torch.zeros(shape, dtype=dtype, device=device) if g is None else g
+            for g, (shape, dtype, device) in zip(grads, self._like, strict=True)
         )
 
     def free(self) -> None:
-        self._edges.clear()
+        self._outputs.clear()
         self._leaves.clear()
+
+
+class LatePull:
+    """The same for an op that is cheap beside what it would hold: run again when it is asked."""
+
+    def __init__(self, rerun: Rerun, into: Sequence[Value]) -> None:
+        self._rerun, self._into = rerun, tuple(into)
+
+    def __call__(self, cotangent: Tensor) -> tuple[Tensor, ...]:
+        leaves = [leaf_of(v.array) for v in self._into]
+        with torch.enable_grad():
+            out = self._rerun.traced(leaves)
+        return AutogradPull([out], leaves)(cotangent)
 
 
 def summed_to(array: Tensor, shape: Sequence[int]) -> Tensor:
@@ -69,7 +99,9 @@ def affine_pull(scale: Any, operand: Tensor) -> Callable[[Tensor], tuple[Tensor,
     return pull
 
 
-def add_pull(signs: Sequence[Any], operands: Sequence[Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+def add_pull(
+    signs: Sequence[Any], operands: Sequence[Tensor]
+) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """For a sum of tracked operands."""
     like = [(o.shape, o.dtype) for o in operands]
 
@@ -111,13 +143,17 @@ def released(leaf: Tensor, node: Node, place: int) -> Callable[[], Any]:
     It knows the op and its operands but not the node, which knows its results: no ring keeps a
     dropped tape in memory.
     """
-    alive, call, into = weakref.ref(leaf), node._call, node.into
+    alive, call, into = TensorWeakRef(leaf), node._call, node.into
 
     def array() -> Any:
+        nonlocal alive
         held = alive()
-        if held is not None or call is None:
-            return held
-        return tensors_in(call(*(v.array for v in into)))[0][place]
+        if held is None:
+            if call is None:
+                raise RuntimeError("an array that was let go cannot be made again without its op")
+            held = tensors_in(call(*(v.array for v in into)))[0][place]
+            alive = TensorWeakRef(held)  # shared by those who ask while one of them has it
+        return held.detach() if held.requires_grad else held
 
     return array
 
@@ -165,6 +201,12 @@ class Rerun:
             out = out + added.reshape(bias_shape(kinded.kind, kinded.attrs, added))
         return out
 
+    def traced(self, inputs: Sequence[Tensor]) -> Any:
+        """Run again with a graph."""
+        args, kwargs = rebuild(self._with(inputs), self._spec)
+        with self._circumstances():
+            return self._func(*args, **kwargs)
+
     def view(self, place: int, *, single: bool, slot: int = 0) -> Callable[[Tensor], Tensor]:
         """The op as a way to read a view out of its operand, for ``memory.Track.chain``."""
         func, spec, flat, where = self._func, self._spec, list(self._flat), self._places[slot]
@@ -182,7 +224,7 @@ class Rerun:
 
 
 def affine(x: Tensor, params: Mapping[str, Any]) -> Tensor:
-    """x * scale + shift, either of which may be absent."""
+    """X * scale + shift, either of which may be absent."""
     with torch.set_grad_enabled(wants_graph()):
         if params.get("scale") is not None:
             x = x * params["scale"]

@@ -8,6 +8,7 @@ its backward rule is one ``torch.autograd.grad``. Nothing is written in place: s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,20 +18,19 @@ from ...errors import ModelError
 from ...ops import Op
 from ...tape import Node, Value
 from . import decompose
-from .calls import Spec, flatten, rebuild, tensors_in
+from .calls import Call, Kinded, Spec, flatten, rebuild, tensors_in
 from .functions import TorchFunctions
-from .kinds import Call, Kinded, classify, moves
-from .memory import Memory, Track
-from .names import ABOUT, CUT, LIKE, RANDOM, READ, VIEWS_IN_PLACE, plain_name
-from .nodes import AutogradPull, Rerun, closed_form, closed_pull, released
-from .writes import out_of_place, written_to
+from .holding import hold_operands, holds
+from .kinds import classify, moves
+from .memory import Memory, Track, address
+from .names import ABOUT, CUT, LEARNS, LIKE, READ, VIEWS_IN_PLACE, plain_name
+from .nodes import AutogradPull, LatePull, Rerun, closed_form, closed_pull, leaf_of, released
+from .writes import out_of_place, without_learning, written_to
 
 __all__ = ["Recorder"]
 
 Tensor = torch.Tensor
 _XP = TorchFunctions()
-_HELD = frozenset({Op.DENSE, Op.CONV, Op.AFFINE, Op.ADD, Op.AVGPOOL, Op.MUL, Op.MATMUL, Op.NORM})
-"""Kinds whose outputs relevance rules read: held unless the recording is lean."""
 _OVERWRITES = frozenset({"copy", "fill", "set data"})
 """Of the first operand only shape and type matter."""
 
@@ -51,25 +51,22 @@ class Recorder(TorchFunctionMode):
         self.blocked = False
         """Whether a tracked tensor went through the model's own ``no_grad`` and was cut there."""
         self._foreign = {id(t) for t in foreign}
-        self._theirs = {_memory_of(t): t for t in foreign}
+        self._theirs = {address(t): t for t in foreign}
         """Memory that must not be written to: the model's, the caller's, constants on the tape."""
         self._theirs.pop(0, None)
         self._memory = Memory(self._run)
-
-    # ---- what a tensor stands for
 
     def watch(self, name: str, array: Tensor) -> tuple[Tensor, Value]:
         """Start the tape at an input; returns the tensor to give to the model."""
         tracked = _is_number(array)
         node = Node(Op.INPUT, name, "", (), index=len(self.nodes), xp=_XP)
-        leaf = array.detach()
-        if tracked:
-            leaf.requires_grad_()
-        value = Value(node, 0, leaf, array.shape, _XP.dtype(array), tracked)
+        leaf = leaf_of(array) if tracked else array.detach()
+        value = Value(node, 0, array.detach(), array.shape, _XP.dtype(array), tracked)
         node.out = (value,)
         self.nodes.append(node)
         given = array.detach()
-        self._memory.put(given, Track(leaf, value if tracked else None, ids="" if tracked else name))
+        track = Track(leaf, value) if tracked else Track(leaf, ids=name)
+        self._memory.put(given, track)
         return given, value
 
     def track_of(self, tensor: Tensor) -> Track | None:
@@ -82,10 +79,12 @@ class Recorder(TorchFunctionMode):
         self._memory.close()
         self._theirs.clear()
 
-    # ---- every call
-
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name = plain_name(func)
         kwargs = kwargs or {}
@@ -108,7 +107,8 @@ class Recorder(TorchFunctionMode):
         flat, spec = flatten(args, kwargs)
         tracks = self._among(flat)
         if not tracks:
-            _refuse_transforms(flat, name, self._memory)
+            if self._memory.hides(flat):
+                raise self._refused(name, _TRANSFORMED)
             return func(*args, **kwargs)
         if all(t.value is None for t in tracks.values()):
             return self._constant(func, name, flat, spec, tracks)
@@ -118,10 +118,7 @@ class Recorder(TorchFunctionMode):
             self.blocked = self.blocked or name not in CUT
             return self._cut(func, flat, spec, tracks)
         if name in _UNRECORDABLE:
-            raise ModelError(
-                f"{self._here()} calls {name} on the way to its output. A gradient inside the model "
-                "is not on the tape; give the part of the model before it as a function."
-            )
+            raise self._refused(name, _INNER_GRADIENT)
         spelled_out = decompose.find(func, name)
         if spelled_out is not None:
             with self:
@@ -138,8 +135,9 @@ class Recorder(TorchFunctionMode):
                     found[i] = track
         return found
 
-    def _here(self) -> str:
-        return f"the layer {self.layer!r}" if self.layer else "the model"
+    def _refused(self, name: str, reason: str) -> ModelError:
+        here = f"the layer {self.layer!r}" if self.layer else "the model"
+        return ModelError(f"{here} calls {name} {reason}")
 
     def _plainly(self, func: Any, flat: list[Any], spec: Spec, tracks: dict[int, Track]) -> Any:
         """Run on the numbers that the tensors stand for, and record nothing."""
@@ -156,7 +154,7 @@ class Recorder(TorchFunctionMode):
         for place, item in enumerate(items):
             if isinstance(item, Tensor):
                 items[place] = item = item.detach()
-                sharing = [i for i in tracks if _memory_of(flat[i]) == _memory_of(item) != 0]
+                sharing = [i for i in tracks if address(flat[i]) == address(item) != 0]
                 if sharing:
                     self._memory.put(item, Track(item))
                     rerun = Rerun(func, flat, spec, sharing[:1], None)
@@ -193,22 +191,13 @@ class Recorder(TorchFunctionMode):
         return next((given[i] for i, t in tracks.items() if out is t.content), out)
 
     def custom(self, call: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A custom autograd function: one opaque op with its own backward."""
+        """A call out of the mode's sight, as one opaque op with its own backward."""
         with torch._C.DisableTorchFunction():
-            flat, spec = flatten(args, kwargs)
-            tracks = self._among(flat)
-            if not tracks:
-                return call(*args, **kwargs)
-            if all(t.value is None for t in tracks.values()):
-                return self._constant(call, name, flat, spec, tracks)
-            if not (torch.is_grad_enabled() or self.through_no_grad):
-                self.blocked = True
-                return self._cut(call, flat, spec, tracks)
-            return self._apply(call, name, flat, spec, tracks)
+            return self._dispatch(call, name, args, kwargs)
 
-    # ---- running one op
-
-    def _apply(self, func: Any, name: str, flat: list[Any], spec: Spec, tracks: dict[int, Track]) -> Any:
+    def _apply(
+        self, func: Any, name: str, flat: list[Any], spec: Spec, tracks: dict[int, Track]
+    ) -> Any:
         """Run the op on leaves and record it; returns what the model gets."""
         given = list(flat)
         ignored = range(1) if name in _OVERWRITES else range(1, len(flat) if name in LIKE else 1)
@@ -218,7 +207,7 @@ class Recorder(TorchFunctionMode):
         leaves: list[Tensor] = []
         for i in places:  # one operand given twice needs a leaf for each slot
             if any(flat[i] is leaf for leaf in leaves):
-                flat[i] = flat[i].detach().requires_grad_()
+                flat[i] = leaf_of(flat[i])
             leaves.append(flat[i])
         for i, a in enumerate(flat):
             if i not in tracks and isinstance(a, Tensor):
@@ -232,6 +221,8 @@ class Recorder(TorchFunctionMode):
                 with self:
                     return spelled_out(*args, **kwargs)
             args, kwargs = rebuild(flat, spec)
+        if name in LEARNS and kinded.kind is Op.NORM:
+            func = partial(without_learning, func)
         with torch.set_grad_enabled(not closed_form(kinded, name)):
             out = func(*args, **kwargs)
         aliases = {id(flat[i]): given[i] for i in places}
@@ -242,11 +233,12 @@ class Recorder(TorchFunctionMode):
 
     def _kept(self, constant: Tensor) -> Tensor:
         """A constant that a node will hold on to: nobody may write to it from here on."""
-        if constant.is_inference():
-            constant = constant.clone()
         if id(constant) not in self._foreign:
-            self._theirs.setdefault(_memory_of(constant), constant)
-        return constant
+            self._theirs.setdefault(address(constant), constant)
+        if constant.is_inference():
+            return constant.clone()
+        # With a weight that asks for a gradient, an op would keep its input for that gradient.
+        return constant.detach() if constant.requires_grad else constant
 
     def _run(
         self, kinded: Kinded, name: str, function: Callable[..., Tensor], operands: Sequence[Track]
@@ -255,7 +247,7 @@ class Recorder(TorchFunctionMode):
         places = [i for i, t in enumerate(operands) if t.value is not None]
         flat: list[Any] = [t.content for t in operands]
         if len(places) == 2 and flat[places[0]] is flat[places[1]]:
-            flat[places[1]] = flat[places[1]].detach().requires_grad_()
+            flat[places[1]] = leaf_of(flat[places[1]])
         with torch.set_grad_enabled(bool(places) and not closed_form(kinded, name)):
             out = function(*flat)
         if not places:
@@ -275,8 +267,10 @@ class Recorder(TorchFunctionMode):
         items, put_back = tensors_in(out)
         closed = closed_form(kinded, name)
         reached = [
-            isinstance(o, Tensor) and (closed or o.grad_fn is not None) and id(o) not in aliases
-            for o in items
+            isinstance(o, Tensor)
+            and (o.grad_fn is not None or (closed and not i))
+            and id(o) not in aliases
+            for i, o in enumerate(items)
         ]
         if not any(reached):
             return put_back([aliases.get(id(o), o) for o in items])
@@ -287,67 +281,58 @@ class Recorder(TorchFunctionMode):
         )  # fmt: skip
         if closed:
             node._pull = closed_pull(kinded, items[0], leaves)
+        elif node.kind is Op.MATMUL and not self.lean:
+            node._pull = LatePull(rerun, values)
         else:
             pull = AutogradPull([o for o, r in zip(items, reached, strict=True) if r], leaves)
             node._pull, node._free = pull, pull.free
-        held = (node.kind in _HELD and not self.lean) or name in RANDOM
-        given = self._place(node, items, reached, held=held)
+        hold_operands(node, lean=self.lean)
+        given = self._place(node, items, reached, held=holds(node, lean=self.lean))
         for place, (item, r) in enumerate(zip(items, reached, strict=True)):
-            if r and not closed and item._is_view():
-                self._share(given[place], item, place, leaves, into, rerun, single=len(items) == 1)
-            elif id(item) in aliases:
+            if id(item) in aliases:
                 given[place] = aliases[id(item)]
+            elif r and not closed and item._is_view():
+                memory, single = address(item), len(items) == 1
+                slot = next((i for i, leaf in enumerate(leaves) if address(leaf) == memory), None)
+                if slot is not None:
+                    step = rerun.view(place, single=single, slot=slot)
+                    self._memory.share(given[place], into[slot], step)
         return put_back(given)
-
-    def _share(
-        self, tensor: Tensor, item: Tensor, place: int, leaves: list[Tensor], into: list[Track],
-        rerun: Rerun, *, single: bool,
-    ) -> None:  # fmt: skip
-        """Remember that a view reads its operand's memory."""
-        memory = _memory_of(item)
-        for i, leaf in enumerate(leaves):
-            if _memory_of(leaf) == memory:
-                self._memory.share(tensor, into[i], rerun.view(place, single=single, slot=i))
-                return
 
     def _place(self, node: Node, items: list[Any], reached: list[bool], *, held: bool) -> list[Any]:
         """Put a node on the tape; returns the tensors that the model gets."""
         node.index = len(self.nodes)
         self.nodes.append(node)
-        values, given = [], []
+        values: list[Value] = []
+        given: list[Any] = []
         for item, tracked in zip(items, reached, strict=True):
             if not isinstance(item, Tensor):
                 given.append(item)
                 continue
-            leaf = item.detach()
-            if tracked:
-                leaf.requires_grad_()
-            array = leaf if held or not tracked else released(leaf, node, len(given))
+            leaf = leaf_of(item) if tracked else item.detach()
+            array = item.detach() if held or not tracked else released(leaf, node, len(given))
             value = Value(node, len(values), array, item.shape, _XP.dtype(item), tracked)
             values.append(value)
             tensor = item.detach()
             self._memory.put(tensor, Track(leaf, value if tracked else None))
             given.append(tensor)
         node.out = tuple(values)
-        if node.kind is Op.AFFINE and not self.lean and node.into:
-            _let_go(node.into[0])
         return given
-
-    # ---- writing
 
     def _write(
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Tensor
     ) -> Any:
         """An in-place call: run out of place, then let the target stand for the result."""
-        if not self._among(flatten(args, kwargs)[0]) and _memory_of(target) not in self._theirs:
+        if not self._among(flatten(args, kwargs)[0]) and address(target) not in self._theirs:
             return func(*args, **kwargs)  # a constant that the model made for itself
         function, args, kwargs = out_of_place(func, name, args, kwargs)
         if name in VIEWS_IN_PLACE or name == "detach":
             result = self._dispatch(function, name, args, kwargs)
             self._memory.put(target, self._memory.find(result) or Track(result))
             return self._renewed(target, result)
-        self._memory.adopt(target, self._theirs.get(_memory_of(target)))
-        self._stands_for(target, self._dispatch(function, name, args, kwargs), data=name == "set data")
+        self._memory.adopt(target, self._theirs.get(address(target)))
+        result = self._dispatch(function, name, args, kwargs)
+        self._stands_for(target, result, data=name == "set data")
         return None if name in ("setitem", "set data") else target
 
     def _stands_for(self, target: Tensor, result: Tensor, *, data: bool = False) -> None:
@@ -356,18 +341,17 @@ class Recorder(TorchFunctionMode):
             result = self._dispatch(Tensor.to, "to", (result, target.dtype), {})
         if result.shape != target.shape:
             result = self._dispatch(Tensor.expand, "expand", (result, *target.shape), {})
-        fresh = self._memory.find(result)
-        track = self._memory.find(target)
+        fresh, track = self._memory.find(result), self._memory.adopt(target)
         if fresh is None:  # what it was computed from may yet be written to
             fresh = Track(result.clone())
         silent = data or not (torch.is_grad_enabled() or self.through_no_grad)
-        self.blocked = self.blocked or (silent and not data and track.value is not None)  # type: ignore[union-attr]
-        self._memory.rebind(track, fresh, silent=silent)  # type: ignore[arg-type]
-        self._renewed(target, track.content)  # type: ignore[union-attr]
+        self.blocked = self.blocked or (silent and not data and track.value is not None)
+        self._memory.rebind(track, fresh, silent=silent)
+        self._renewed(target, track.content)
 
     def _renewed(self, target: Tensor, content: Tensor) -> Tensor:
         """The target's own numbers, for who keeps it; not those of a parameter, buffer or input."""
-        if id(target) not in self._foreign and _memory_of(target) not in self._theirs:
+        if id(target) not in self._foreign and address(target) not in self._theirs:
             target.data = content.detach()
         return target
 
@@ -375,7 +359,7 @@ class Recorder(TorchFunctionMode):
         """``out=``: the given tensor stands for the result from here on."""
         flat, _ = flatten(args, kwargs)
         outs, put_back = tensors_in(kwargs["out"])
-        theirs = any(_memory_of(o) in self._theirs for o in outs)
+        theirs = any(address(o) in self._theirs for o in outs)
         if not (theirs or self._among(flat) or self._among(outs)):
             return func(*args, **kwargs)
         kwargs = {k: v for k, v in kwargs.items() if k != "out"}
@@ -385,48 +369,26 @@ class Recorder(TorchFunctionMode):
                 self._memory.put(out, self._memory.find(result) or Track(result))
                 self._renewed(out, result)
                 continue
-            self._memory.adopt(out, self._theirs.get(_memory_of(out)))
+            self._memory.adopt(out, self._theirs.get(address(out)))
             self._stands_for(out, result)
         return put_back(outs)
 
 
 _UNRECORDABLE = frozenset({"autograd.grad", "backward"})
-_LOOKS_UP = frozenset({"embedding", "embedding_bag", "getitem", "index_select", "index", "gather", "take"})
+_INNER_GRADIENT = (
+    "on the way to its output. A gradient inside the model is not on the tape; give the part of "
+    "the model before it as a function."
+)
+_TRANSFORMED = (
+    "inside torch.vmap or another torch.func transform, which hides the operations from the tape. "
+    "Write that part with a batch axis."
+)
+_LOOKS_UP = frozenset(
+    {"embedding", "embedding_bag", "getitem", "index_select", "index", "gather", "take"}
+)
 """With whole numbers of the input for places: an embedding, if a table of numbers is looked up."""
 
 
 def _is_number(array: Any) -> bool:
     """Whether a gradient can arrive here: floating or complex, as opposed to whole numbers."""
     return isinstance(array, Tensor) and (array.is_floating_point() or array.is_complex())
-
-
-def _memory_of(tensor: Tensor) -> int:
-    """The address of a tensor's memory; 0 where it has none."""
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError):  # sparse, nested, fake
-        return 0
-
-
-def _refuse_transforms(flat: Sequence[Any], name: str, memory: Memory) -> None:
-    """Inside ``torch.vmap`` and its kin tensors are wrapped, and what they stand for is hidden."""
-    functorch = torch._C._functorch
-    if functorch.peek_interpreter_stack() is None:
-        return
-    for argument in flat:
-        if not isinstance(argument, Tensor):
-            continue
-        while functorch.is_functorch_wrapped_tensor(argument):
-            argument = functorch.get_unwrapped(argument)
-        track = memory.find(argument)
-        if track is not None and track.value is not None:
-            raise ModelError(
-                f"the model runs {name} inside torch.vmap or another torch.func transform, which "
-                "hides the operations from the tape. Write that part with a batch axis instead."
-            )
-
-
-def _let_go(value: Value) -> None:
-    """An affine op's input is not read again once the two are folded: hold it weakly."""
-    if value.node.kind in (Op.CONV, Op.DENSE, Op.AFFINE) and isinstance(value._array, Tensor):
-        value._array = released(value._array, value.node, value.index)

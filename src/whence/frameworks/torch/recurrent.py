@@ -19,7 +19,9 @@ State = tuple[Tensor, ...]
 Step = Callable[..., State]
 
 
-def _lstm_step(x: Tensor, state: State, w_ih: Tensor, w_hh: Tensor, b_ih: Any, b_hh: Any, w_hr: Any = None) -> State:
+def _lstm_step(
+    x: Tensor, state: State, w_ih: Tensor, w_hh: Tensor, b_ih: Any, b_hh: Any, w_hr: Any = None
+) -> State:
     h, c = state
     gates = F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)
     i, f, g, o = gates.chunk(4, -1)
@@ -45,7 +47,9 @@ def _plain_step(act: Callable[[Tensor], Tensor]) -> Step:
 
 
 def _cell(step: Step, pair: bool) -> Callable[..., Any]:
-    def cell(x: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None) -> Any:
+    def cell(
+        x: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Any = None, b_hh: Any = None
+    ) -> Any:
         state = step(x, tuple(hx) if pair else (hx,), w_ih, w_hh, b_ih, b_hh)
         return state if pair else state[0]
 
@@ -114,7 +118,9 @@ def _layer(step: Step, pair: bool) -> Callable[..., Any]:
     ) -> Any:  # fmt: skip
         if batch_first:
             x = x.transpose(0, 1)
-        xs, states = _layers(step, list(x.unbind(0)), tuple(hx) if pair else (hx,), weights, count, both)
+        xs, states = _layers(
+            step, list(x.unbind(0)), tuple(hx) if pair else (hx,), weights, count, both
+        )
         out = torch.stack(xs, 1 if batch_first else 0)
         return (out, *states)
 

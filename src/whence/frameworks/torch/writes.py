@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-__all__ = ["out_of_place", "written_to"]
+__all__ = ["out_of_place", "without_learning", "written_to"]
 
 Tensor = torch.Tensor
 _NOT_WRITES = frozenset({"requires_grad_", "retain_grad_", "__index__", "__int__", "__invert__"})
-_DRAWS = frozenset("normal bernoulli uniform exponential cauchy log_normal geometric random".split())
+_DRAWS = frozenset(
+    "normal bernoulli uniform exponential cauchy log_normal geometric random".split()
+)
 """Their namesakes without the underscore mean something else."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def _place(func: Any) -> int | str | None:
     """Which argument a function always writes to: a position, a keyword, or None."""
     if isinstance(func, torch._ops.OpOverload):
@@ -37,7 +39,7 @@ def _place(func: Any) -> int | str | None:
     return 0 if name.endswith("_") and not dunder else None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _inplace_switch(func: Any) -> int | None:
     """The position of an ``inplace`` option, in Python functions of PyTorch that have one."""
     if not isinstance(func, types.FunctionType):
@@ -76,7 +78,7 @@ def out_of_place(
     return _counterpart(func, name) or partial(_on_a_copy, func), args, kwargs
 
 
-@lru_cache(maxsize=None)
+@cache
 def _counterpart(func: Any, name: str) -> Callable[..., Any] | None:
     """PyTorch's own function that returns what this one writes."""
     if name in _DRAWS:
@@ -101,6 +103,15 @@ def _on_a_copy(func: Callable[..., Any], target: Tensor, *args: Any, **kwargs: A
     copy = target.clone()
     func(copy, *args, **kwargs)
     return copy
+
+
+def without_learning(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A normalisation by batch statistics, with copies of the running ones that it writes to."""
+
+    def copied(a: Any) -> Any:
+        return a.clone() if isinstance(a, Tensor) and a.dim() == 1 else a
+
+    return func(*map(copied, args), **{k: copied(v) for k, v in kwargs.items()})
 
 
 def setitem(target: Tensor, index: Any, value: Any) -> Tensor:

@@ -1,0 +1,404 @@
+"""Methods that average the gradient: along a path, over noise, over a background of other inputs.
+
+All are sums over many calls of the model, taken by the shared loop of ``perturb/engine.py``.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..arrays import Array
+from ..errors import OptionError
+from ..perturb.blur import Blur
+from ..perturb.chunks import Chunk
+from ..perturb.engine import Engine, Plan
+from ..perturb.guided import guided
+from ..perturb.noise import check_count, check_sigma, expected, noisy, ranges
+from ..perturb.path import MOST_STEPS, Straight, gaps, idgi, integrate, refined, step_sums
+from ..perturb.quadrature import check_steps
+from ..perturb.start import backgrounds, starts
+from ..perturb.units import sides_of
+from .base import Found, Job, Method
+from .gradients import Gradient, GradientTimesInput, Saliency, SensitivityAnalysis
+from .gradients import _OfGradient as OfGradient
+from .walks import LRP, Deconvolution, GuidedBackpropagation
+
+__all__ = ["Averaged", "ExpectedGradients", "IntegratedGradients", "SmoothGrad"]
+
+
+@dataclass(frozen=True, repr=False)
+class Averaged(Method):
+    """A method that sums over many calls.
+
+    rows: most rows a model call; None chooses by the memory at hand. The answer does not depend on
+    it.
+    """
+
+    rows: int | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def run(cls, methods: Sequence[Averaged], job: Job) -> list[Found]:
+        """Each in turn; f(x) and what was found out about the model are shared."""
+        results: list[Found] = []
+        shared = None
+        for method in methods:
+            start = time.perf_counter()
+            engine = Engine(
+                method.seen(job), seed=getattr(method, "seed", 0), rows=method.rows,
+                sample_ids=getattr(job, "sample_ids", None),
+            )  # fmt: skip
+            if shared is not None and shared.job.at == engine.job.at:
+                engine.caller = shared
+            shared = engine.caller
+            found = method.compute(engine, job)
+            found.seconds = time.perf_counter() - start
+            results.append(found)
+        return results
+
+    def seen(self, job: Job) -> Job:
+        """The job as the engine is to see it: what is varied is what it is read at."""
+        return job
+
+    @abstractmethod
+    def compute(self, engine: Engine, job: Job) -> Found:
+        """The attribution."""
+
+
+def _found(engine: Engine, attribution: Mapping[str, Array], **more: Any) -> Found:
+    """What all of them return: sums in the places' own type, None where nothing leads."""
+    xp, base = engine.xp, engine.base
+    arrays: dict[str, Array | None] = dict.fromkeys(engine.places)
+    for name, array in attribution.items():
+        like = engine.places.get(name)
+        arrays[name] = array if like is None else xp.cast(array, xp.dtype(like))
+    more.setdefault("axes", engine.axes)
+    return Found(arrays, base.array, base.index, base.outputs, **more)
+
+
+_PATHS = ("straight", "guided", "blur")
+
+
+@dataclass(frozen=True, repr=False)
+class IntegratedGradients(Averaged):
+    """(x - x0) times the mean gradient on the way from x0 to x [sundararajan2017].
+
+    Adds up to f(x) - f(x0), up to an error of the sum over steps that ``gap`` measures.
+
+    baseline: x0: a number, an array, "zero", "black", "mean", "blur", "noise", or a list of these,
+        whose attributions are averaged (see ``whence.baselines``). With ``at=`` it is still an
+        input, and the way is a straight line between the layer's two outputs.
+    steps: looks at the gradient.
+    quadrature: where on the way: "gauss-legendre" (exact for polynomials of degree 2 steps - 1),
+        "trapezoid", or the Riemann sums "left", "middle", "right". For the straight path.
+    tolerance: largest gap; steps are doubled (up to 2048) for the samples above it. None does not.
+    path: "straight"; "guided", by elements of small gradient first [kapishnikov2021]; "blur", from
+        blurred to sharp [xu2020], which has no baseline.
+    idgi: share out f's change over each step by the squared gradient [yang2023].
+    blur: the widest blur of path="blur", in elements; None takes a quarter of the longest side.
+    Raises OptionError for any other value.
+    """
+
+    name: ClassVar[str] = "integrated-gradients"
+    complete: ClassVar[bool] = True
+
+    baseline: Any = 0.0
+    steps: int = 64
+    quadrature: str = "gauss-legendre"
+    tolerance: float | None = None
+    path: str = "straight"
+    idgi: bool = False
+    blur: float | None = None
+
+    def __post_init__(self) -> None:
+        check_steps(self.quadrature, self.steps)
+        if self.path not in _PATHS:
+            raise OptionError(f"path is one of {', '.join(map(repr, _PATHS))}; got {self.path!r}")
+        if self.tolerance is not None and not (
+            isinstance(self.tolerance, (int, float)) and 0 < self.tolerance < float("inf")
+        ):
+            raise OptionError(f"tolerance is a number above 0, or None; got {self.tolerance!r}")
+        if self.path != "straight" and self.quadrature != "gauss-legendre":
+            raise OptionError(f'quadrature is for path="straight"; path={self.path!r} has its own')
+
+    def compute(self, engine: Engine, job: Job) -> Found:
+        """The integral, refined where it was asked for, and f(x0)."""
+        xp, base = engine.xp, engine.base.score
+        if self.path == "blur":
+            way, notes = self._sharpening(engine), []
+            plan = Plan(1, lambda c: way.at(c, np.zeros(len(c)), np.zeros(len(c), np.int64)))
+            begin = engine.forward(plan)[:, 0]
+            compute = self._along(engine, way)
+        else:
+            start, notes = starts(engine, self.baseline)
+            line = Straight(engine, start)
+            begin = _mean_score(engine, line)
+            notes += _same(engine, start)
+            compute = self._guided(engine, line) if self.path == "guided" else self._along(
+                engine, line
+            )
+        made = refined(compute, base - begin, self.steps, self.tolerance, xp)
+        if self.tolerance is not None:
+            notes += _missed(xp, made.attribution, base - begin, self.tolerance)
+        return _found(
+            engine, made.attribution, reference=xp.asarray(begin, like=engine.base.array),
+            notes=tuple(notes), extras={"steps": made.steps},
+        )  # fmt: skip
+
+    def _along(self, engine: Engine, way: Straight | Blur) -> Any:
+        if self.idgi:
+            return lambda steps, samples: idgi(engine, way, steps, samples)
+        if isinstance(way, Straight):
+            return lambda steps, samples: integrate(engine, way, steps, self.quadrature, samples)
+        return lambda steps, samples: step_sums(engine, way, steps, samples)
+
+    def _guided(self, engine: Engine, line: Straight) -> Any:
+        def compute(steps: int, samples: np.ndarray) -> dict[str, Array]:
+            total: dict[str, Array] = {}
+            for which in range(line.count):
+                start = {k: v[which] for k, v in line.start.items()}
+                found = guided(engine, start, steps, samples, idgi=self.idgi)
+                total = {k: v / line.count + total.get(k, 0.0) for k, v in found.items()}
+            return total
+
+        return compute
+
+    def _sharpening(self, engine: Engine) -> Blur:
+        axes = {}
+        widest = 0
+        for name, array in engine.places.items():
+            shape = engine.xp.shape(array)
+            sides = sides_of(engine.framework, engine.job.model, shape, engine.axes)
+            if sides.kind == "table":
+                raise OptionError(
+                    f'path="blur" needs places next to each other (images, sequences); {name!r} has '
+                    f"shape {tuple(shape)}"
+                )
+            axes[name] = sides.space
+            widest = max(widest, *(shape[a] for a in sides.space))
+        return Blur(engine, axes, widest / 4 if self.blur is None else self.blur)
+
+
+def _mean_score(engine: Engine, line: Straight) -> np.ndarray:
+    """f(x0) of each sample, the mean over its baselines, (batch,)."""
+
+    def make(chunk: Chunk) -> dict[str, Array]:
+        return line.at(chunk, np.zeros(len(chunk)), chunk.draw)
+
+    scores: np.ndarray = engine.forward(Plan(line.count, make)).mean(1)
+    return scores
+
+
+def _same(engine: Engine, start: Mapping[str, Array]) -> list[str]:
+    """A note where the baseline is the input itself."""
+    xp = engine.xp
+    apart = np.zeros(engine.batch)
+    for name, begin in start.items():
+        off = xp.abs(begin - engine.places[name])
+        off = xp.where(xp.isfinite(off), off, xp.zeros_like(off))
+        axes = (0, *range(2, len(xp.shape(off))))
+        apart += np.asarray(xp.to_numpy(xp.max(off, axis=axes)), np.float64)
+    same = np.flatnonzero(apart == 0)
+    if not len(same):
+        return []
+    return [
+        f"the baseline equals the input for sample(s) {', '.join(map(str, same[:6]))}"
+        f"{', ...' if len(same) > 6 else ''}: the attribution is zero because of it"
+    ]
+
+
+def _missed(
+    xp: Any, attribution: dict[str, Array], change: np.ndarray, tolerance: float
+) -> list[str]:
+    left = np.flatnonzero(gaps(xp, attribution, change) > tolerance)
+    if not len(left):
+        return []
+    return [
+        f"the gap is above {tolerance:g} still at {MOST_STEPS} steps for sample(s) "
+        f"{', '.join(map(str, left[:6]))}{', ...' if len(left) > 6 else ''}"
+    ]
+
+
+_AROUND: dict[str, type[Method]] = {
+    m.name: m
+    for m in (
+        Gradient, GradientTimesInput, Saliency, SensitivityAnalysis, LRP, Deconvolution,
+        GuidedBackpropagation, IntegratedGradients,
+    )
+}  # fmt: skip
+_KINDS = ("mean", "squared", "variance")
+
+
+@dataclass(frozen=True, repr=False)
+class SmoothGrad(Averaged):
+    """The attribution averaged over noisy copies of the input [smilkov2017].
+
+    method: what is averaged: "gradient", the name of another method, or a method object.
+    n: copies. sigma: the noise's standard deviation, in parts of each input's range (largest minus
+        smallest number of the sample).
+    kind: "mean"; "squared", the mean of the squares [hooker2019]; "variance" [adebayo2018].
+    antithetic: noise in opposite pairs, which cancels what is linear in it; n must be even.
+    seed: names the noise.
+    Raises OptionError for any other value.
+    """
+
+    name: ClassVar[str] = "smoothgrad"
+
+    method: Any = "gradient"
+    n: int = 50
+    sigma: float = 0.15
+    kind: str = "mean"
+    antithetic: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise OptionError(f"kind is one of {', '.join(map(repr, _KINDS))}; got {self.kind!r}")
+        check_count(self.n, 2 if self.kind == "variance" else 1)
+        check_sigma(self.sigma)
+        if self.antithetic and self.n % 2:
+            raise OptionError(f"antithetic noise comes in pairs: n must be even; got {self.n}")
+        self.inner()
+
+    def inner(self) -> Method:
+        """The method that is averaged."""
+        if isinstance(self.method, Method):
+            return self.method
+        if isinstance(self.method, type) and issubclass(self.method, Method):
+            return self.method()
+        if self.method not in _AROUND:
+            raise OptionError(
+                f"smoothgrad goes around {', '.join(map(repr, _AROUND))} by name, and around any "
+                f"method object; got {self.method!r}"
+            )
+        return _AROUND[self.method]()
+
+    @property
+    def signed(self) -> bool:  # type: ignore[override]
+        """Squares and variances have no sign."""
+        return self.kind == "mean" and self.inner().signed
+
+    @property
+    def reduce(self) -> str:
+        """As the method that is averaged."""
+        inner = self.inner()
+        return str(getattr(inner, "reduce", inner.reduce_by))
+
+    def seen(self, job: Job) -> Job:
+        """Noise is put on the input, wherever the attribution is read."""
+        return replace(job, at=None)
+
+    def compute(self, engine: Engine, job: Job) -> Found:
+        """The mean, or the second moments."""
+        plan = noisy(engine, self.n, self.sigma, antithetic=self.antithetic)
+        around = _Around(engine, self.inner(), job.at)
+        xp = engine.xp
+        share = np.full(self.n, 1 / self.n)
+        if self.kind == "mean":
+            made = engine.each(plan, lambda c: around.of(c, plan), share)
+        elif self.kind == "squared":
+            made = engine.each(
+                plan, lambda c: {k: a * a for k, a in around.of(c, plan).items()}, share
+            )
+        else:
+            made = self._variance(engine, plan, around, share)
+        notes = list(around.notes)
+        flat = [k for k, r in ranges(engine).items() if (r == 0).any()]
+        if flat:
+            notes.append(f"a sample of {flat[0]!r} is the same number everywhere: no noise on it")
+        axes = around.axes if job.at is not None else engine.axes
+        if job.at is None:
+            return _found(engine, made, notes=tuple(notes), axes=axes)
+        base = engine.base
+        whole = {"at": xp.cast(made["at"], around.dtype)}
+        return Found(whole, base.array, base.index, base.outputs, axes=axes, notes=tuple(notes))
+
+    def _variance(
+        self, engine: Engine, plan: Plan, around: _Around, share: np.ndarray
+    ) -> dict[str, Array]:
+        # Taken about the attribution at x, so that no small difference of large numbers is left.
+        still = Plan(1, lambda chunk: {}, show=False)
+        middle = engine.each(still, lambda c: around.of(c, still))
+
+        def moments(chunk: Chunk) -> dict[str, Array]:
+            off = {k: a - chunk.take(middle[k]) for k, a in around.of(chunk, plan).items()}
+            return {**off, **{f"{k} squared": a * a for k, a in off.items()}}
+
+        sums = engine.each(plan, moments, share)
+        scale = self.n / (self.n - 1)
+        return {k: scale * (sums[f"{k} squared"] - sums[k] * sums[k]) for k in middle if k in sums}
+
+
+class _Around:
+    """A method's attribution on the rows of a chunk."""
+
+    def __init__(self, engine: Engine, method: Method, at: str | None) -> None:
+        self.engine, self.method, self.at = engine, method, at
+        self.notes: dict[str, None] = {}
+        self.axes: tuple[str, ...] | None = None
+        self.dtype = ""
+
+    def of(self, chunk: Chunk, plan: Plan) -> dict[str, Array]:
+        """{place: (rows, ...)}; one entry ``at`` for a layer."""
+        caller, xp = self.engine.caller, self.engine.xp
+        inputs = self.engine.varied(chunk, plan)
+        public = caller.patch.public
+        if isinstance(self.method, OfGradient) and self.at is None:
+            grads, _ = caller.gradient(inputs, chunk)
+            given = {public[k]: a for k, a in inputs.arrays.items() if k in public}
+            return {k: self.method.of(xp, g, given[k]) for k, g in grads.items()}
+        job = Job(
+            caller.framework, caller.model, inputs, caller.target, self.at,
+            caller.arguments_of(chunk), ledger=False,
+        )  # fmt: skip
+        (found,) = type(self.method).run([self.method], job)
+        self.notes.update(dict.fromkeys(found.notes))
+        self.axes = found.axes
+        arrays = {k: a for k, a in found.attribution.items() if a is not None}
+        self.dtype = xp.dtype(next(iter(arrays.values()))) if arrays else ""
+        if self.at is not None:
+            return arrays
+        return {public[k]: a for k, a in arrays.items() if k in public}
+
+
+@dataclass(frozen=True, repr=False)
+class ExpectedGradients(Averaged):
+    """Integrated gradients from a background of real inputs instead of one baseline [erion2021].
+
+    Each draw takes a background sample and a point on the way from it to x, both at random. Adds up
+    to f(x) minus the background's mean of f, on average over draws.
+
+    background: what x is compared with: an array (references, ...) of the input's kind; a dict of
+        such for several inputs. Needed.
+    n: draws. seed: names them.
+    Raises OptionError without a background, or for one of another shape.
+    """
+
+    name: ClassVar[str] = "expected-gradients"
+    complete: ClassVar[bool] = True
+
+    background: Any = None
+    n: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count(self.n)
+
+    def compute(self, engine: Engine, job: Job) -> Found:
+        """The mean over draws, and the background's mean answer."""
+        if self.background is None:
+            raise OptionError(
+                "expected-gradients compares with a background of real inputs: give "
+                "background=array, shape (references, ...), some tens of training samples"
+            )
+        start = backgrounds(engine, self.background)
+        line = Straight(engine, start)
+        made = expected(engine, start, self.n)
+        begin = _mean_score(engine, line)
+        reference = engine.xp.asarray(begin, like=engine.base.array)
+        return _found(engine, made, reference=reference, notes=tuple(_same(engine, start)))

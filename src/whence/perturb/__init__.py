@@ -1,0 +1,1 @@
+"""Methods that call the model many times, and the loop that they share."""

@@ -1,0 +1,139 @@
+"""What of a call can be varied, and a model that takes it as an input of its own.
+
+Floating inputs are varied as they are. Whole-number inputs have no points in between, so the
+embeddings that they are looked up as are varied instead; and with ``at`` a layer's output is. For
+those the model becomes one with more inputs: an array for each such place, which stands for what
+the model computes there. The user's model itself is not changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .. import checks, targets
+from ..arrays import Array
+from ..errors import TargetError
+from ..frameworks.base import Inputs
+from ..ops import Op
+from ..tape import Tape, Value
+from ..targets import Target
+
+if TYPE_CHECKING:
+    from .engine import Explained
+
+__all__ = ["Patch", "patch"]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A call whose places can be varied."""
+
+    model: Any
+    inputs: Inputs
+    target: Target
+    """The job's target, as it reads on this model."""
+    places: dict[str, Array]
+    """What can be varied, as it is at x: {name: (batch, ...)}."""
+    public: dict[str, str]
+    """Names of the model's inputs that can be varied -> names of places."""
+    axes: tuple[str, ...] | None = None
+    read: Callable[[Inputs], dict[str, Array]] | None = None
+    """The places of another input (under its own names); None where places are inputs."""
+
+    @property
+    def private(self) -> dict[str, str]:
+        """Names of places -> names of the model's inputs."""
+        return {v: k for k, v in self.public.items()}
+
+
+def patch(job: Explained) -> Patch:
+    """What can be varied in a job's call.
+
+    Raises TargetError where nothing can, or where a layer does not keep the batch first.
+    """
+    xp = job.framework.xp
+    floats = {k: v for k, v in job.inputs.arrays.items() if xp.is_floating(v)}
+    if job.at is None and len(floats) == len(job.inputs.arrays):
+        return Patch(job.model, job.inputs, job.target, floats, {k: k for k in floats})
+    found = _look(job, job.inputs)
+    inner = {k: v for k, v in found["places"].items() if k not in floats or job.at is not None}
+    if job.at is not None:
+        floats = {}
+    if not inner:
+        if floats:
+            return Patch(job.model, job.inputs, job.target, floats, {k: k for k in floats})
+        raise TargetError(
+            "the input holds whole numbers and the model has no embedding for them, so nothing can "
+            "be varied by degrees; give floating-point input"
+        )
+    for name, array in inner.items():
+        where = f"layer {job.at}" if job.at is not None else f"the embedding {name}"
+        checks.check_batch(xp.shape(array), job.inputs.batch, where)
+    wrap = import_module(f"..frameworks.{job.framework.name}.patched", __package__).wrap
+    names = {k: k for k in floats} | {f"@{k}": k for k in inner}
+    order = {f"@{k}": found["numbers"][k] for k in inner}
+    model, target = wrap(job, order)
+    inputs = _with(job.inputs, {f"@{k}": v for k, v in inner.items()})
+
+    def read(other: Inputs) -> dict[str, Array]:
+        values = _look(job, other)["places"]
+        return {k: values[k] for k in inner} | {k: other.arrays[k] for k in floats}
+
+    return Patch(model, inputs, target, {**floats, **inner}, names, found["axes"], read)
+
+
+def _with(inputs: Inputs, more: Mapping[str, Array]) -> Inputs:
+    """The inputs, with the places' arrays beside them; the model takes both as two dicts."""
+
+    def call(now: Mapping[str, Array]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        swaps = {k: now[k] for k in more}
+        args, kwargs = inputs.call({k: v for k, v in now.items() if k not in more})
+        return (swaps, args, kwargs), {}
+
+    return Inputs({**inputs.arrays, **more}, call, inputs.restore)
+
+
+def _look(job: Explained, inputs: Inputs) -> dict[str, Any]:
+    """The arrays at the places that are no inputs, and where they are in the model."""
+
+    def program(tape: Tape) -> dict[str, Any]:
+        if job.at is not None:
+            values = {"at": tape.at(job.at)}
+            numbers: dict[str, Any] = {"at": job.at}
+        else:
+            embedded = [n for n in tape.nodes if n.kind is Op.EMBEDDING]
+            values, numbers = {}, {}
+            whole = [k for k, v in tape.inputs.items() if not v.tracked]
+            for number, node in enumerate(embedded):
+                alone = len(embedded) == 1 and len(whole) == 1
+                name = whole[0] if alone else (node.layer or f"embedding{number}")
+                values[name], numbers[name] = node.out[0], number
+        return {
+            "places": {k: v.array for k, v in values.items()},
+            "numbers": numbers,
+            "axes": _axes(tape, job.at, values),
+        }
+
+    return job.framework.compute(
+        job.model, inputs, program, key=("places", job.at), lean=True,
+        keep=[job.at] if job.at else (),
+    )  # fmt: skip
+
+
+def _axes(tape: Tape, at: str | None, values: Mapping[str, Value]) -> tuple[str, ...] | None:
+    if not values:
+        return None
+    value = next(iter(values.values()))
+    rank = len(value.shape)
+    if rank == 3:
+        return ("batch", "token", "feature")
+    if at is None:
+        return None
+    if rank in (4, 5):
+        space = ["height", "width"] if rank == 4 else ["depth", "height", "width"]
+        space.insert(0 if targets.channel_axis(value, tape.channels) == 1 else rank - 2, "channel")
+        return ("batch", *space)
+    return ("batch", "feature") if rank == 2 else None

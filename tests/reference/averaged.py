@@ -1,0 +1,150 @@
+"""Averages of gradients, one sample and one step at a time, from the papers.
+
+``f`` and ``grad`` take one sample without a batch axis; ``grad`` returns an array of its shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Array = np.ndarray
+Number = Callable[[Array], float]
+Slope = Callable[[Array], Array]
+
+
+def gauss_legendre(n: int) -> tuple[Array, Array]:
+    """Nodes and weights on 0..1: the roots of the n-th Legendre polynomial, by Newton's method."""
+    nodes, weights = [], []
+    for i in range(n):
+        z = math.cos(math.pi * (i + 0.75) / (n + 0.5))
+        for _ in range(100):
+            before, now = 0.0, 1.0
+            for k in range(1, n + 1):
+                before, now = now, ((2 * k - 1) * z * now - (k - 1) * before) / k
+            slope = n * (z * now - before) / (z * z - 1)
+            z -= now / slope
+        nodes.append((1 - z) / 2)
+        weights.append(1 / ((1 - z * z) * slope * slope))
+    return np.array(nodes), np.array(weights)
+
+
+def integrated_gradients(grad: Slope, x: Array, x0: Array, steps: int, rule: str) -> Array:
+    """Equation 1 of Sundararajan 2017 by a rule of summation."""
+    if rule == "gauss-legendre":
+        places, weights = gauss_legendre(steps)
+    elif rule == "trapezoid":
+        places = np.array([k / (steps - 1) for k in range(steps)])
+        weights = np.array([(0.5 if k in (0, steps - 1) else 1) / (steps - 1) for k in range(steps)])
+    else:
+        off = {"left": 0, "middle": 0.5, "right": 1}[rule]
+        places = np.array([(k + off) / steps for k in range(steps)])
+        weights = np.ones(steps) / steps
+    total = np.zeros_like(x)
+    for t, w in zip(places, weights, strict=True):
+        total += w * grad(x0 + t * (x - x0))
+    return (x - x0) * total
+
+
+def idgi(f: Number, grad: Slope, path: Sequence[Array]) -> Array:
+    """Yang 2023: the change of f over each step, by the squared gradient where the step begins."""
+    total = np.zeros_like(path[0])
+    for here, there in zip(path[:-1], path[1:], strict=True):
+        g = grad(here)
+        if (g * g).sum() > 0:
+            total += g * g / (g * g).sum() * (f(there) - f(here))
+    return total
+
+
+def guided(
+    grad: Slope, x: Array, x0: Array, steps: int, fraction: float = 0.25, distance: float = 0.02
+) -> tuple[Array, list[Array]]:
+    """Algorithm 1 of Kapishnikov 2021 for one flat sample; also the points of the path."""
+    here, attribution, path = x0.astype(float).copy(), np.zeros(len(x)), [x0.astype(float).copy()]
+    for step in range(steps):
+        g = grad(here)
+        left = np.abs(g)
+        low = max((step + 1) / steps - distance, 0)
+        high = min((step + 1) / steps + distance, 1)
+        begin = here.copy()
+        for i in range(len(x)):
+            if x[i] != x0[i] and (here[i] - x0[i]) / (x[i] - x0[i]) < low:
+                here[i] = x0[i] + low * (x[i] - x0[i])
+            if abs(here[i] - (x0[i] + high * (x[i] - x0[i]))) <= 1e-12 * abs(x[i] - x0[i]):
+                left[i] = np.inf
+        wanted = np.abs(x - x0).sum() * (1 - (step + 1) / steps)
+        while np.abs(here - x).sum() - wanted > 1e-9 * np.abs(x - x0).sum():
+            free = sorted(left)
+            threshold = free[int(fraction * (len(x) - 1))]
+            if threshold == np.inf:
+                threshold = free[0]
+            if threshold == np.inf:
+                break
+            chosen = [i for i in range(len(x)) if left[i] <= threshold]
+            ceiling = x0 + high * (x - x0)
+            room = sum(abs(ceiling[i] - here[i]) for i in chosen)
+            part = (np.abs(here - x).sum() - wanted) / room if room > 0 else 1.0
+            for i in chosen:
+                here[i] += min(part, 1.0) * (ceiling[i] - here[i])
+                left[i] = np.inf
+            if part < 1:
+                break
+        if step == steps - 1:
+            here = x.astype(float).copy()
+        attribution += g * (here - begin)
+        path.append(here.copy())
+    return attribution, path
+
+
+def gaussian_blur(x: Array, sigma: float) -> Array:
+    """A map (height, width), blurred along both axes; mirrored beyond its edges."""
+    if sigma == 0:
+        return x.copy()
+    reach = math.ceil(4 * sigma)
+    kernel = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(-reach, reach + 1)]
+    for axis in (0, 1):
+        rows = np.moveaxis(x, axis, 0)
+        size, out = len(rows), np.zeros_like(rows)
+        for i in range(size):
+            for k, weight in zip(range(-reach, reach + 1), kernel, strict=True):
+                place = (i + k) % (2 * size)
+                out[i] += weight / sum(kernel) * rows[min(place, 2 * size - 1 - place)]
+        x = np.moveaxis(out, 0, axis)
+    return x
+
+
+def blur_gradients(grad: Slope, x: Array, sigma: float, steps: int) -> Array:
+    """Xu 2020: the gradient along a path of ever less blur, in the middle of each step."""
+    total = np.zeros_like(x)
+    for k in range(steps):
+        before, middle, after = (
+            gaussian_blur(x, sigma * (1 - (k + off) / steps)) for off in (0, 0.5, 1)
+        )
+        total += grad(middle) * (after - before)
+    return total
+
+
+def smoothgrad(grad: Slope, x: Array, noise: Sequence[Array], sigma: float, kind: str) -> Array:
+    """Smilkov 2017, and the second moments of Hooker 2019 and Adebayo 2018."""
+    scale = sigma * (x.max() - x.min())
+    found = [grad(x + scale * e) for e in noise]
+    n = len(found)
+    mean = sum(found) / n
+    if kind == "mean":
+        return mean
+    if kind == "squared":
+        return sum(g * g for g in found) / n
+    return sum((g - mean) ** 2 for g in found) / (n - 1)
+
+
+def expected_gradients(
+    grad: Slope, x: Array, background: Sequence[Array], draws: Sequence[tuple[float, float]]
+) -> Array:
+    """Erion 2021, for draws of (which reference, how far along), each a number in 0..1."""
+    total = np.zeros_like(x)
+    for which, t in draws:
+        other = background[int(which * len(background))]
+        total += (x - other) * grad(other + t * (x - other))
+    return total / len(draws)
