@@ -14,7 +14,7 @@ from whence.backward import Split, name_of, plan, reached, walk
 from whence.errors import MissingRule
 from whence.ops import Op
 from whence.rules.gradient import GRADIENT, gradient
-from whence.rules.lrp import epsilon_table
+from whence.rules.composite import epsilon_table
 
 
 def forked(x):

@@ -296,17 +296,18 @@ METHODS = (
 
 
 def per_sample_groups():
-    """Three samples with 3, 9 and 4 groups: a batch in which no two designs are alike."""
-    rows = np.zeros((3, 9), int)
+    """Four samples with 3, 9, 4 and 8 groups: two designs are near enough to share a line."""
+    rows = np.zeros((4, 9), int)
     rows[0] = [0, 0, 0, 1, 1, 1, 2, 2, 2]
     rows[1] = np.arange(9) * 7
     rows[2] = [5, 5, 1, 1, 2, 2, 9, 9, -1]
+    rows[3] = np.arange(9) // 8 + np.arange(9) % 8
     return rows
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_any_chunk_and_batch_gives_the_same(formulas, rng, monkeypatch, method):
-    x, weights = rng.normal(size=(3, 9)), rng.normal(size=9) / 2
+    x, weights = rng.normal(size=(4, 9)), rng.normal(size=9) / 2
     groups = per_sample_groups()
     inner = formulas.weighed(weights)
     model = lambda x: formulas.tanh(inner(x))  # noqa: E731
@@ -316,7 +317,13 @@ def test_any_chunk_and_batch_gives_the_same(formulas, rng, monkeypatch, method):
     np.testing.assert_allclose(numbers(again), numbers(whole), atol=1e-6)
     alone = formulas.explain(model, x[:1], replace(method, features=groups[:1]))
     np.testing.assert_allclose(numbers(alone), numbers(whole)[:1], atol=1e-6)
-    assert numbers(whole)[2, 8] == 0 and whole.extras["groups"].shape == (3, 9)
+    if isinstance(method, ExactShapley | KernelSHAP | ShapleySampling):
+        np.testing.assert_allclose(whole.extras["groups"].sum(1), numbers(whole).sum(1), atol=1e-5)
+    if not isinstance(method, LIME):  # the last sample's last two places are groups of their own
+        exact = formulas.explain(model, x[3:], ExactShapley(features=groups[3:]))
+        limit = {ExactShapley: 1e-5, KernelSHAP: 0.1, ShapleySampling: 0.5}[type(method)]
+        np.testing.assert_allclose(numbers(whole)[3:], numbers(exact), atol=limit)
+    assert numbers(whole)[2, 8] == 0 and whole.extras["groups"].shape == (4, 9)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
@@ -346,6 +353,16 @@ def test_several_inputs_are_players_in_one_game(formulas):
     )
     assert not numbers(e)[0].any()
     np.testing.assert_allclose(numbers(e)[1], [[0, 6]], atol=1e-6)
+
+
+def test_groups_of_one_input_beside_the_defaults_of_another(formulas):
+    """The columns that came without groups are players besides the pair, not of it."""
+    pair = ExactShapley(features={"input0": np.array([[1, 1]]), "input1": None})
+    a, b = np.array([[3.0, 1.0]]), np.array([[2.0, 5.0]])
+    e = formulas.explain(lambda a, b: a[:, 0] * b[:, 1] + a[:, 1] + b[:, 0], (a, b), pair)
+    np.testing.assert_allclose(e.extras["groups"], [[8.5, 2, 7.5]], atol=1e-5)
+    np.testing.assert_allclose(numbers(e)[0], [[4.25, 4.25]], atol=1e-5)
+    np.testing.assert_allclose(numbers(e)[1], [[2, 7.5]], atol=1e-5)
 
 
 def test_a_baseline_equal_to_the_input_is_said(formulas):

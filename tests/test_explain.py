@@ -79,6 +79,28 @@ def test_arrays_come_back_as_they_came(twin, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_writes_to_its_input(method):
+    """The caller's numbers stay, also where the model was given their very memory."""
+
+    def model(x):
+        x *= 2
+        x[:, 0] = 1.0
+        return torch.relu_(x.add_(0.5)).sum((2, 3))
+
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype("f")
+    before, tensor = x.copy(), torch.as_tensor(x)
+    e = whence.explain(model, tensor, method, target=1)
+    np.testing.assert_array_equal(x, before)
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(48, 2))
+    whence.explain(net, x, method, target=1)
+    np.testing.assert_array_equal(x, before)
+    if method == "gradient":
+        inside = 2 * (before[:, 1] * 2 + 0.5 > 0)
+        np.testing.assert_array_equal(e.to_numpy()[:, 1], inside)
+        assert not e.to_numpy()[:, [0, 2]].any()
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_method_is_also_an_object(twin, method):
     row = next(r for r in whence.methods() if r.name == method)
     by_object = row.make()(twin.model, twin.array(twin.x), target=1)
@@ -258,3 +280,34 @@ def test_a_second_call_for_other_classes_compiles_nothing():
         assert e.target.tolist() == [1, 2, 1]
         with pytest.raises(whence.errors.TargetError, match="class 3 was asked for; the model has"):
             whence.explain(twin.model, x, method, target=3)
+
+
+def test_a_model_that_returns_its_input():
+    x = torch.tensor([[1.0, 3.0], [2.0, -1.0]])
+    for method, theirs in (
+        ("lrp", [[0, 3], [2, 0]]),
+        ("gradient", [[0, 1], [1, 0]]),
+        ("guided-backpropagation", [[0, 1], [1, 0]]),
+    ):
+        e = whence.explain(lambda t: t, x, method)
+        np.testing.assert_array_equal(e.to_numpy(), theirs)
+
+
+def test_few_things_cross_to_the_host(monkeypatch):
+    """The books of all ops cross together; a device would wait at each transfer."""
+    from whence.frameworks import by_name
+
+    functions, crossed = type(by_name("torch").xp), []
+    real = functions.to_numpy
+
+    def counting(self, array):
+        crossed.append(tuple(array.shape))
+        return real(self, array)
+
+    monkeypatch.setattr(functions, "to_numpy", counting)
+    twin = conv_twin("torch")
+    for method in ("gradient", "lrp"):
+        crossed.clear()
+        e = whence.explain(twin.model, twin.array(twin.x), method)
+        assert len(crossed) <= 8
+        assert (e.ledger is None) == (method == "gradient")

@@ -154,7 +154,7 @@ def test_a_rule_that_loses_relevance_is_seen():
     """Through the library's own walk, with a table that has the mistake in one place."""
     from whence.backward import plan, walk
     from whence.ops import Op
-    from whence.rules.lrp import epsilon_table
+    from whence.rules.composite import epsilon_table
 
     twin = conv_twin("torch")
     tape = whence.record(twin.model, twin.array(twin.x))

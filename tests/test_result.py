@@ -109,7 +109,7 @@ def test_as_text():
 def test_several_explanations():
     twin = conv_twin("torch")
     x = twin.array(twin.x)
-    names = ["saliency", "lrp", whence.LRP(eps=0.1), "gradient"]
+    names = ["saliency", "lrp", whence.LRP("epsilon", eps=0.1), "gradient"]
     many = whence.explain(twin.model, x, names)
     assert isinstance(many, Explanations)
     assert many.keys() == ["saliency", "lrp", "lrp#2", "gradient"]

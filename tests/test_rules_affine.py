@@ -190,13 +190,15 @@ def test_batch_norm_counts_as_part_of_the_op_before_it(name):
         bias = 0 if layer.bias is None else layer.bias
         folded.bias = nn.Parameter((bias - norm.running_mean) * scale + norm.bias)
     found = [
-        whence.explain(nn.Sequential(*layers, nn.ReLU(), nn.Flatten()), x, "lrp", target=3, eps=EPS)
+        whence.explain(
+            nn.Sequential(*layers, nn.LeakyReLU(0.5), nn.Flatten()), x, "lrp", target=3, eps=EPS
+        )
         for layers in ((layer, norm), (folded,))
     ]
     close(found[0].to_numpy(), found[1].to_numpy(), 1e-6)
     ours, theirs = (e.ledger.absorbed() for e in found)
     np.testing.assert_allclose(ours["bias"], theirs["bias"], rtol=1e-6)
-    assert len(found[0].ledger) == len(found[1].ledger) == 3
+    assert len(found[0].ledger) == len(found[1].ledger)
 
 
 def test_zero_output_moves_up_and_stays_finite():
@@ -232,7 +234,7 @@ def test_two_features_by_hand():
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[2.0, -1.0]]))
         layer.bias.fill_(1.0)
-    e = whence.explain(layer, torch.tensor([[3.0, 4.0]]), whence.LRP(eps=0))
+    e = whence.explain(layer, torch.tensor([[3.0, 4.0]]), whence.LRP("epsilon", eps=0))
     np.testing.assert_allclose(e.attribution.numpy(), [[6.0, -4.0]], rtol=1e-6)
     np.testing.assert_allclose(e.ledger.absorbed()["bias"], [1.0], rtol=1e-6)
     # eps = 1 shrinks each share by 3 / (3 + 1); eps keeps a quarter of R = 3.
@@ -250,7 +252,7 @@ def test_convolution_by_hand():
         layer.weight.copy_(torch.tensor([[[1.0, -1.0]]]))
     net = nn.Sequential(layer, nn.Flatten())
     x = torch.tensor([[[1.0, 2.0, -1.0]]])
-    e = whence.explain(net, x, whence.LRP(eps=0))
+    e = whence.explain(net, x, whence.LRP("epsilon", eps=0))
     assert e.target.tolist() == [1]
     np.testing.assert_allclose(e.attribution.numpy(), [[[0.0, 2.0, 1.0]]], rtol=1e-6)
 

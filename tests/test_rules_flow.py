@@ -113,7 +113,7 @@ def test_minimum_by_two_rectifiers_by_hand():
         a, b = x[:, 0], x[:, 1]
         return a - torch.relu(a - b)
 
-    e = whence.explain(minimum, torch.tensor([[5.0, 3.0]]), whence.LRP(eps=0))
+    e = whence.explain(minimum, torch.tensor([[5.0, 3.0]]), whence.LRP("epsilon", eps=0))
     np.testing.assert_allclose(e.attribution.numpy(), [[0.0, 3.0]], atol=1e-6)
 
 
@@ -125,7 +125,7 @@ def test_and_by_hand():
         layer.weight.fill_(1.0)
         layer.bias.fill_(-1.0)
     net = nn.Sequential(layer, nn.ReLU())
-    e = whence.explain(net, torch.tensor([[1.0, 1.0]]), whence.LRP(eps=0))
+    e = whence.explain(net, torch.tensor([[1.0, 1.0]]), whence.LRP("epsilon", eps=0))
     np.testing.assert_allclose(e.attribution.numpy(), [[1.0, 1.0]], rtol=1e-6)
     np.testing.assert_allclose(e.ledger.absorbed()["bias"], [-1.0], rtol=1e-6)
 

@@ -12,8 +12,9 @@ from .methods.gradients import Gradient as Gradient
 from .methods.gradients import GradientTimesInput as GradientTimesInput
 from .methods.gradients import Saliency as Saliency
 from .methods.gradients import SensitivityAnalysis as SensitivityAnalysis
+from .methods.lrp import LRP as LRP
+from .methods.lrp import DeepTaylor as DeepTaylor
 from .methods.taylor import SimpleTaylor as SimpleTaylor
-from .methods.walks import LRP as LRP
 from .methods.walks import Deconvolution as Deconvolution
 from .methods.walks import GuidedBackpropagation as GuidedBackpropagation
 from .ops import Op as Op
@@ -22,6 +23,7 @@ from .recording import record as record
 from .result import Explanation as Explanation
 from .result import Explanations as Explanations
 from .result import doors as _doors
+from .rules.composite import Composite as Composite
 from .storage import load as load
 from .storage import save as _save
 from .targets import difference as difference
@@ -31,7 +33,7 @@ from .targets import neuron as neuron
 __version__ = "0.1.0"
 
 __all__ = [
-    "LRP", "Deconvolution", "Explanation", "Explanations", "Gradient", "GradientTimesInput",
+    "LRP", "Composite", "Deconvolution", "DeepTaylor", "Explanation", "Explanations", "Gradient", "GradientTimesInput",
     "GuidedBackpropagation", "Ledger", "Op", "Saliency", "SensitivityAnalysis", "SimpleTaylor",
     "WhenceError", "__version__", "data", "difference", "errors", "explain", "images", "layers",
     "load", "load_model", "logit", "methods", "neuron", "record", "rules", "targets",

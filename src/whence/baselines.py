@@ -250,7 +250,7 @@ def _array(one: Any, framework: Framework, model: object, name: str, inputs: Inp
             )
         axes = _axes(framework, model, shape)
         numbers = np.asarray(xp.to_numpy(x))
-        made = np.ascontiguousarray(one.made(numbers, axes))
+        made = np.array(one.made(numbers, axes))
         return xp.cast(xp.asarray(made, like=x), xp.dtype(x))
     given = to_numpy(one) if hasattr(one, "shape") else _numbers(one)
     if not floating and given.dtype.kind not in "iub":
@@ -260,7 +260,7 @@ def _array(one: Any, framework: Framework, model: object, name: str, inputs: Inp
                 f"{_said(one)}"
             )
     _check_fit(given, shape, name)
-    spread = np.ascontiguousarray(np.broadcast_to(given, shape))
+    spread = np.array(np.broadcast_to(given, shape))
     if not floating or given.dtype.kind in "iub":
         spread = spread.astype(np.int64 if not floating else np.float32)
     return xp.cast(xp.asarray(spread, like=x), xp.dtype(x))

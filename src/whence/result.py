@@ -86,6 +86,19 @@ class Explanation:
     extras: dict[str, Any] = field(default_factory=dict)
     """What a method reports besides: a Taylor remainder, a root."""
 
+    kept: dict[str, Any] = field(default_factory=dict)
+    """The relevance at the layers that ``keep=`` named."""
+
+    def at(self, layer: str) -> Any:
+        """The relevance at a layer that was kept (``keep=[layer]``), without a second walk.
+
+        Raises UnknownName for a layer that was not.
+        """
+        if layer not in self.kept:
+            hint = f"Ask for it beforehand: keep=[{layer!r}], or explain with at={layer!r}."
+            raise unknown("kept layer", layer, self.kept, hint)
+        return self.kept[layer]
+
     @property
     def batch(self) -> int:
         """How many samples."""

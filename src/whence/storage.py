@@ -73,6 +73,7 @@ def save(explanation: Explanation, path: Any) -> Path:
         header["target"] = explanation.target
     else:
         arrays["target"] = np.asarray(explanation.target)
+    header["kept"] = _flatten("kept", explanation.kept, arrays)
     header["extras"] = {
         k: _flatten(f"extras.{k}", v, arrays) for k, v in explanation.extras.items()
     }
@@ -160,6 +161,7 @@ def _build(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Expla
         **numbers,
         output=arrays["output"],
         target=header["target"] if "target" in header else arrays["target"],
+        kept=_unflatten(header["kept"], arrays),
         extras={k: _unflatten(v, arrays) for k, v in header["extras"].items()},
         ledger=_ledger_in(header["ledger"], arrays) if "ledger" in header else None,
     )

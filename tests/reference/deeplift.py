@@ -53,7 +53,7 @@ class Elementwise:
 
 @dataclass
 class Largest:
-    """y_k = max over window k. What y_k changed goes to the winner in x if it rose, in x0 if it fell."""
+    """Max over windows: what y changed goes to the winner in x if it rose, in x0 if it fell."""
 
     windows: Sequence[Sequence[int]]
 
@@ -147,7 +147,9 @@ def reveal_cancel(
     for place, (w, b) in enumerate(weights):
         delta = deltas[-1]
         up = np.array([sum(max(wi * d, 0) for wi, d in zip(row, delta, strict=True)) for row in w])
-        down = np.array([sum(min(wi * d, 0) for wi, d in zip(row, delta, strict=True)) for row in w])
+        down = np.array(
+            [sum(min(wi * d, 0) for wi, d in zip(row, delta, strict=True)) for row in w]
+        )
         start = w @ starts[-1] + b
         befores.append((start, up, down))
         if place == len(weights) - 1:

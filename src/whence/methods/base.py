@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar
 
 from ..arrays import Array
@@ -52,6 +52,10 @@ class Found:
     seed: Array | None = None
     axes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    kept: dict[str, Array | None] = field(default_factory=dict)
+    """Relevance at the layers that were asked to be kept."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Options as they turned out, such as the composite that "auto" chose."""
     extras: dict[str, Any] | None = None
     seconds: float = 0.0
 
@@ -99,9 +103,13 @@ class Method(ABC):
         given = [
             f"{f.name}={getattr(self, f.name)!r}"
             for f in fields(self)  # type: ignore[arg-type]
-            if not _same(getattr(self, f.name), f.default)
+            if not _same(getattr(self, f.name), _default(f))
         ]
         return f"whence.{type(self).__name__}({', '.join(given)})"
+
+
+def _default(option: Field[Any]) -> Any:
+    return option.default if option.default_factory is MISSING else option.default_factory()
 
 
 def _same(a: object, b: object) -> bool:

@@ -9,8 +9,9 @@ from typing import Any
 from ..errors import OptionError, WhenceError, unknown
 from .base import Method
 from .gradients import Gradient, GradientTimesInput, Saliency, SensitivityAnalysis
+from .lrp import LRP, DeepTaylor
 from .taylor import SimpleTaylor
-from .walks import LRP, Deconvolution, GuidedBackpropagation
+from .walks import Deconvolution, GuidedBackpropagation
 
 __all__ = ["CATALOGUE", "MethodRow", "MethodTable", "make", "methods"]
 
@@ -120,8 +121,17 @@ CATALOGUE: dict[str, MethodRow] = {
             "where did the answer come from?",
             "a rule for every op",
             "adds up but for what the ledger lists",
-            "1.2",
+            "1.2, or 2 with z-plus",
             "bach2015, achtibat2024",
+        ),
+        MethodRow(
+            "deep-taylor",
+            DeepTaylor,
+            "which inputs raised the answer?",
+            "a net of ReLUs",
+            "adds up, no negative relevance",
+            "2",
+            "montavon2017",
         ),
     )
 }

@@ -14,7 +14,7 @@ from ..errors import OptionError
 from ..rules.affine import finite
 from ..rules.gradient import GRADIENT
 from .base import Found, Job, Method
-from .walks import run_walks
+from .walks import Walk, run_walks
 
 __all__ = ["Gradient", "GradientTimesInput", "Saliency", "SensitivityAnalysis", "native_gradient"]
 
@@ -32,7 +32,8 @@ def native_gradient(job: Job) -> Found:
         found = _by_framework(job)
         if any(g is not None for g in found.attribution.values()):
             return found
-    (walked,) = run_walks([GRADIENT], job, keep_books=False, in_units=False)
+    walks = [Walk(lambda tape: lambda node: GRADIENT[node.kind])]
+    (walked,) = run_walks(walks, job, keep_books=False, in_units=False, key="gradient")
     walked.seed = None  # weights, not an amount that the attribution should add up to
     return walked
 

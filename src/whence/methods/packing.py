@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import checks
+from ..arrays import Array, Functions
 from ..errors import NotFinite, TargetError
 from ..frameworks import to_numpy
 from ..frameworks.base import Framework
@@ -43,13 +44,14 @@ def pack(
     return Explanation(
         attribution=structure, raw=structure,
         target=index if index is not None else job.target.describe(),
-        output=score, method=method.name, options=method.options,
-        ledger=_ledger(found, job, total), gap=_gap(method, found, job, score, total), layer=job.at or "",
-        channels=channels, axes=axes, seconds=found.seconds, versions=_versions(job.framework),
+        output=score, method=method.name, options=method.options | found.facts,
+        ledger=_ledger(found, job, total), gap=_gap(method, found, job, score, total),
+        layer=job.at or "", channels=channels, axes=axes, seconds=found.seconds,
+        versions=_versions(job.framework),
         model_summary=job.framework.summary(job.model), target_names=names,
         answer=answer, probability=probability, inputs=x, signed=method.signed,
         reduce=getattr(method, "reduce", method.reduce_by), notes=notes,
-        extras=_extras(found),
+        extras=_extras(found), kept={k: _kept(v, job, x) for k, v in found.kept.items()},
     )  # fmt: skip
 
 
@@ -58,10 +60,7 @@ def _structure(found: Found, job: Job, x: Any) -> Any:
     xp = job.framework.xp
     if job.at is not None:
         (array,) = found.attribution.values()
-        leaf = x
-        while isinstance(leaf, (Mapping, tuple, list)) and leaf:
-            leaf = next(iter(leaf.values() if isinstance(leaf, Mapping) else leaf))
-        return array if job.framework.owns(leaf) else xp.to_numpy(array)
+        return _kept(array, job, x)
     arrays = job.inputs.arrays
     filled = {
         k: xp.zeros_like(arrays[k]) if a is None and k in arrays else a
@@ -72,6 +71,16 @@ def _structure(found: Found, job: Job, x: Any) -> Any:
         return job.inputs.restore(inside)
     # Embeddings that stand for no input have a name of their own.
     return dict(filled) if len(filled) > 1 else next(iter(filled.values()))
+
+
+def _kept(array: Any, job: Job, x: Any) -> Any:
+    """A layer's array in the array type of the input."""
+    leaf = x
+    while isinstance(leaf, (Mapping, tuple, list)) and leaf:
+        leaf = next(iter(leaf.values() if isinstance(leaf, Mapping) else leaf))
+    if array is None:
+        return None
+    return array if job.framework.owns(leaf) else job.framework.xp.to_numpy(array)
 
 
 def _axes(found: Found, job: Job) -> tuple[str | None, tuple[str, ...]]:

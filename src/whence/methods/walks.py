@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from .. import checks, targets
@@ -12,55 +12,57 @@ from ..arrays import Array
 from ..backward import Row, Rule, plan, walk
 from ..errors import OptionError, TargetError
 from ..ops import Op
-from ..rules.affine import Epsilon
 from ..rules.flow import proportional
-from ..rules.lrp import epsilon_table
 from ..rules.rectified import DECONVOLUTION, GUIDED
+from ..rules.through import Through, channel_mask
 from ..tape import Node, Tape, Value
 from .base import Found, Job, Method
 
-__all__ = ["LRP", "Deconvolution", "GuidedBackpropagation", "run_walks"]
+__all__ = ["Deconvolution", "GuidedBackpropagation", "Walk", "run_walks"]
 
 Table = Mapping[Op, Rule]
 
 
 @dataclass(frozen=True)
-class _Walk:
-    """One walk to be done: which rule a node gets, and what it starts with."""
+class Walk:
+    """One walk to be done."""
 
-    choose: Callable[[Node], Rule | None]
-    seed: str
+    choose: Callable[[Tape], Callable[[Node], Rule | None]]
+    """The rule of each node of a tape."""
+    seed: Any = "one"
+    """"one" starts with the target's weights (gradients), "output" with weights x output (relevance),
+    "contrastive" with the weights less their mean over the other classes, or with an array."""
     ways_out: str = ""
+    keep: tuple[str, ...] = ()
+    """Layers whose relevance is wanted besides."""
+    through: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Channels of layers, outside which relevance stops."""
+    facts: Callable[[Tape], Mapping[str, Any]] = lambda tape: {}
+    """What to report that only the tape knows, such as a composite that was chosen."""
 
 
 def run_walks(
-    tables: Sequence[Table],
-    job: Job,
-    *,
-    keep_books: bool,
-    in_units: bool,
-    seeds: Sequence[str] | None = None,
-    key: Any = None,
+    walks: Sequence[Walk], job: Job, *, keep_books: bool, in_units: bool, key: Any
 ) -> list[Found]:
-    """Record once, walk once a table.
+    """Record once, walk once for each of ``walks``.
 
-    in_units: start with weights x output (relevance) rather than with the weights (gradients).
+    in_units: relevance rules follow, so fold batch-norm and hold what they read.
+    key: names the walks, for the framework's cache of graphs.
     """
-    kinds = list(seeds or ["output" if in_units else "one"] * len(tables))
-    walks = [_Walk(_lookup(t), s, _WAYS_OUT) for t, s in zip(tables, kinds, strict=True)]
-    names = key if key is not None else tuple(id(t) for t in tables)
-    keep = [name for name in (job.target.layer, job.at) if name]
+    layers = {name for w in walks for name in (*w.keep, *w.through)}
+    keep = sorted(layers | {name for name in (job.target.layer, job.at) if name})
+    arguments, kinds = _seeds(walks, job)
 
-    def program(tape: Tape, **arguments: Array) -> dict[str, Any]:
-        return _program(tape, walks, job, keep_books, arguments)
+    def program(tape: Tape, **given: Array) -> dict[str, Any]:
+        return _program(tape, walks, job, keep_books, given)
 
     start = time.perf_counter()
     result = job.framework.compute(
         job.model, job.inputs, program,
-        key=("walk", names, job.target.key, job.at, keep_books, tuple(kinds)),
-        arguments=job.arguments, head=job.target.head, lean=not in_units, fold=in_units, keep=keep,
+        key=("walk", key, job.target.key, job.at, keep_books, kinds),
+        arguments=arguments, head=job.target.head, lean=not in_units, fold=in_units, keep=keep,
     )  # fmt: skip
-    seconds = (time.perf_counter() - start) / len(tables)
+    seconds = (time.perf_counter() - start) / len(walks)
     if job.target.layer is None:
         # A compiled graph serves other classes too, so the class is looked at on every call.
         job.target.check(result["shape"])
@@ -68,25 +70,51 @@ def run_walks(
         Found(
             w["attribution"], result["score"], result["index"], result["y"],
             rows=[Row(**row) for row in w["rows"]], seed=w["seed"], axes=result["axes"],
-            notes=(*result["notes"], *w["notes"]),
+            notes=(*result["notes"], *w["notes"]), kept=w["kept"], facts=w["facts"],
             extras={k: result[k] for k in ("places", "rectifiers")}, seconds=seconds,
         )
         for w in result["walks"]
     ]  # fmt: skip
 
 
-def _lookup(table: Table) -> Callable[[Node], Rule | None]:
-    return lambda node: table.get(node.kind)
+def _seeds(walks: Sequence[Walk], job: Job) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """The target's arrays and those seeds that are arrays; and a word for each walk's seed."""
+    arguments, kinds = dict(job.arguments), []
+    for number, walk_ in enumerate(walks):
+        if not isinstance(walk_.seed, str):
+            arguments[f"seed{number}"] = job.framework.convert(walk_.seed, job.model)
+        kinds.append(walk_.seed if isinstance(walk_.seed, str) else "array")
+    return arguments, tuple(kinds)
 
 
-_WAYS_OUT = (
-    'Ways out: unknown="gradient" hands it on in proportion to input x gradient (recorded in the '
-    "result); a rule of your own for its kind; a gradient method."
-)
+def _started(
+    spec: Walk, number: int, weights: Array, y: Array, given: Mapping[str, Array], xp: Any
+) -> Array:
+    """The relevance that a walk starts with, like y."""
+    if not isinstance(spec.seed, str):
+        seed, shape = given[f"seed{number}"], tuple(xp.shape(y))
+        found = tuple(xp.shape(seed))
+        if found == shape:
+            return xp.cast(seed, xp.dtype(y))
+        if found == shape[:1]:
+            return weights * xp.reshape(xp.cast(seed, xp.dtype(y)), (-1,) + (1,) * (len(shape) - 1))
+        raise OptionError(
+            f"the seed has shape {found}; give one number a sample, {shape[:1]}, or the shape of what "
+            f"is explained, {shape}"
+        )
+    if spec.seed == "contrastive":
+        shape = tuple(xp.shape(y))
+        if len(shape) != 2 or shape[1] < 2:
+            raise OptionError(
+                f'seed="contrastive" needs one output a class; this target has shape {shape}'
+            )
+        others = xp.ones_like(y) - weights
+        return weights - others / xp.sum(others, axis=1, keepdims=True)
+    return weights * y if spec.seed == "output" else weights
 
 
 def _program(
-    tape: Tape, walks: Sequence[_Walk], job: Job, keep_books: bool, arguments: Mapping[str, Array]
+    tape: Tape, walks: Sequence[Walk], job: Job, keep_books: bool, arguments: Mapping[str, Array]
 ) -> dict[str, Any]:
     """Pure array code: the target on the tape, then the walks."""
     target, value = targets.find(job.target, tape)
@@ -100,20 +128,26 @@ def _program(
     score = xp.sum(weights * y, axis=axes) if axes else weights * y
     places, names = _places(tape, job.at)
     held = {k: v.array for k, v in names.items()}
-    plans = [plan(tape, w.choose, [value], places, w.ways_out) for w in walks]
+    kept = [{name: tape.at(name) for name in w.keep} for w in walks]
+    every = [places + [v for v in k.values() if v not in places] for k in kept]
+    plans = [
+        _masked(tape, w, plan(tape, w.choose(tape), [value], at, w.ways_out), xp)
+        for w, at in zip(walks, every, strict=True)
+    ]
+    facts = [dict(w.facts(tape)) for w in walks]
     shown = None
     if target.head is None:
-        kept = tape.outputs[tape.main if target.layer else targets.pick(target, tape.outputs)]
-        shown = kept.array if isinstance(kept, Value) else kept
+        main = tape.outputs[tape.main if target.layer else targets.pick(target, tape.outputs)]
+        shown = main.array if isinstance(main, Value) else main
     rectifiers = sum(n.kind is Op.RELU for n in tape.nodes)
     done = []
     for number, (spec, rules) in enumerate(zip(walks, plans, strict=True)):
-        seed = weights * y if spec.seed == "output" else weights
+        seed = _started(spec, number, weights, y, arguments, xp)
         found = walk(
-            tape, rules, {value: seed}, places, samples=samples, ledger=keep_books,
+            tape, rules, {value: seed}, every[number], samples=samples, ledger=keep_books,
             consume=number == len(walks) - 1,
         )  # fmt: skip
-        if not found.relevance:
+        if not any(v in found.relevance for v in places):
             raise TargetError(
                 f"{target.describe()} does not depend on "
                 f"{'layer ' + job.at if job.at else 'the input'}: no path of operations leads there"
@@ -123,12 +157,32 @@ def _program(
             "rows": [vars(row) for row in found.rows],
             "seed": xp.sum(seed, axis=axes) if axes else seed,
             "notes": _guessed(tape, rules),
+            "kept": {k: found.relevance.get(v) for k, v in kept[number].items()},
+            "facts": facts[number],
         })  # fmt: skip
     return {
         "walks": done, "score": score, "index": index, "y": shown, "places": held,
         "notes": list(tape.notes), "axes": _axes(tape, job.at, names), "rectifiers": rectifiers,
         "shape": value.shape,
     }  # fmt: skip
+
+
+def _masked(tape: Tape, spec: Walk, rules: dict[int, Rule], xp: Any) -> dict[int, Rule]:
+    """The rules, with the ways through named channels narrowed."""
+    masked = dict(rules)
+    for name, channels in spec.through.items():
+        value = tape.at(name)
+        place = next((p for p, n in enumerate(tape.nodes) if n is value.node), None)
+        if place not in rules:
+            raise TargetError(
+                f"through= names layer {name}, which does not lead to what is explained"
+            )
+        axis = targets.channel_axis(value, tape.channels)
+        mask = channel_mask(channels, value.shape, axis, name)
+        masked[place] = Through(
+            rules[place], xp.cast(xp.asarray(mask, like=value.array), value.dtype), name
+        )
+    return masked
 
 
 def _guessed(tape: Tape, rules: Mapping[int, Rule]) -> list[str]:
@@ -185,7 +239,9 @@ class _Rectified(Method):
 
     @classmethod
     def run(cls, methods: Sequence[_Rectified], job: Job) -> list[Found]:
-        found = run_walks([m.table for m in methods], job, keep_books=False, in_units=False)
+        walks = [Walk(lambda tape, m=m: lambda node: m.table.get(node.kind)) for m in methods]
+        names = tuple(m.name for m in methods)
+        found = run_walks(walks, job, keep_books=False, in_units=False, key=names)
         for method, one in zip(methods, found, strict=True):
             if not (one.extras or {}).get("rectifiers"):
                 one.notes += (f"no rectifier on the tape: {method.name} equals the gradient here",)
@@ -206,64 +262,3 @@ class GuidedBackpropagation(_Rectified):
 
     name: ClassVar[str] = "guided-backpropagation"
     table: ClassVar[Table] = GUIDED
-
-
-_COMPOSITES: dict[str, Callable[[float], Table]] = {"epsilon": epsilon_table}
-_SEEDS = ("output", "one")
-
-
-@dataclass(frozen=True, repr=False)
-class LRP(Method):
-    """Layer-wise relevance propagation: the answer shared out op by op, to the input [bach2015].
-
-    composite: which op gets which rule, by name ("epsilon"; "auto" chooses and records it), or one
-    rule such as ``whence.rules.Epsilon(1e-3)`` for every linear op.
-    eps: the stabiliser of the named composites, in units of each op's output.
-    seed: "output" starts with the explained number, so that relevance adds up to it; "one" with 1.
-    unknown: what to do at an op without a rule: None raises MissingRule; "gradient" hands relevance
-    on in proportion to input x gradient.
-    Raises OptionError for any other word, or eps < 0.
-    """
-
-    name: ClassVar[str] = "lrp"
-    complete: ClassVar[bool] = True
-
-    composite: str | Epsilon = "auto"
-    eps: float = 1e-6
-    seed: str = "output"
-    unknown: str | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.composite, Epsilon) and self.composite not in (*_COMPOSITES, "auto"):
-            raise OptionError(
-                f"no composite named {self.composite!r}; there are "
-                f"{', '.join(map(repr, ('auto', *_COMPOSITES)))}"
-            )
-        if self.seed not in _SEEDS:
-            raise OptionError(f"seed is one of {', '.join(map(repr, _SEEDS))}; got {self.seed!r}")
-        if self.unknown not in (None, "gradient"):
-            raise OptionError(f'unknown is None or "gradient"; got {self.unknown!r}')
-        Epsilon(self.eps)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options by name, with the composite that was chosen."""
-        return super().options | {
-            "composite": "epsilon" if self.composite == "auto" else self.composite
-        }
-
-    def table(self) -> Table:
-        """The rule of each kind of op."""
-        eps = self.composite.eps if isinstance(self.composite, Epsilon) else self.eps
-        table = dict(epsilon_table(eps))
-        if self.unknown == "gradient":
-            table[Op.OPAQUE] = proportional
-        return table
-
-    @classmethod
-    def run(cls, methods: Sequence[LRP], job: Job) -> list[Found]:
-        """One recording, one walk a method."""
-        return run_walks(
-            [m.table() for m in methods], job, keep_books=job.ledger, in_units=True,
-            seeds=[m.seed for m in methods], key=tuple(methods),
-        )  # fmt: skip

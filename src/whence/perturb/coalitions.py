@@ -108,11 +108,12 @@ class KernelShap(Design):
     def __init__(self, units: int, n: int, rng: np.random.Generator) -> None:
         self.units = units
         self.kept, self.weights = _coalitions(units, count(n, 2), rng)
-        self.rows = 1 + len(self.kept)
+        self.calls = np.concatenate([np.zeros((1, units), bool), self.kept])
+        self.rows = len(self.calls)
 
     def coefficients(self, draws: np.ndarray) -> np.ndarray:
         """Call 0 keeps nothing; then the coalitions."""
-        return np.concatenate([np.zeros((1, self.units)), self.kept])[draws]
+        return self.calls[draws].astype(float)
 
     def answer(self, scores: np.ndarray, on: float) -> Answer:
         """The least squares solution among those that add up to f(x) - f(x0)."""

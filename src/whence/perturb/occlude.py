@@ -150,7 +150,7 @@ def painted(windows: Windows, draws: np.ndarray, mine: np.ndarray, chunk: Chunk,
         starts, stops = windows.starts[number][which], windows.stops[number][which]
         for edge, there in ((starts - 1, starts > 0), (stops, stops < side)):
             shape = [len(edge) if i == 0 else side if i == axis else 1 for i in range(rank)]
-            only = (place == edge[:, None]) & there[:, None]
+            only = place == edge[:, None]
             near = there[:, None] / np.maximum(np.abs(place - edge[:, None]), 1)
             value = xp.sum(
                 chunk.array(only.reshape(shape).astype(np.float32), x) * x, axis=axis, keepdims=True

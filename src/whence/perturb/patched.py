@@ -55,8 +55,15 @@ def patch(job: Explained) -> Patch:
     Raises TargetError where nothing can, or where a layer does not keep the batch first.
     """
     xp = job.framework.xp
-    floats = {k: v for k, v in job.inputs.arrays.items() if xp.is_floating(v)}
-    if job.at is None and len(floats) == len(job.inputs.arrays):
+    arrays = job.inputs.arrays
+    whole = [k for k, v in arrays.items() if not xp.is_floating(v)]
+    # What has no batch (a mask for all samples, a table) is no sample's own to vary.
+    floats = {
+        k: v
+        for k, v in arrays.items()
+        if k not in whole and xp.shape(v)[:1] == (job.inputs.batch,)
+    }
+    if job.at is None and not whole:
         return Patch(job.model, job.inputs, job.target, floats, {k: k for k in floats})
     found = _look(job, job.inputs)
     inner = {k: v for k, v in found["places"].items() if k not in floats or job.at is not None}
@@ -107,9 +114,13 @@ def _look(job: Explained, inputs: Inputs) -> dict[str, Any]:
             embedded = [n for n in tape.nodes if n.kind is Op.EMBEDDING]
             values, numbers = {}, {}
             whole = [k for k, v in tape.inputs.items() if not v.tracked]
+            layers = [n.layer or "embedding" for n in embedded]
             for number, node in enumerate(embedded):
-                alone = len(embedded) == 1 and len(whole) == 1
-                name = whole[0] if alone else (node.layer or f"embedding{number}")
+                name = layers[number]
+                if len(embedded) == 1 and len(whole) == 1:
+                    name = whole[0]
+                elif layers.count(name) > 1:  # one table, looked up several times
+                    name += f"#{layers[: number + 1].count(name)}"
                 values[name], numbers[name] = node.out[0], number
         return {
             "places": {k: v.array for k, v in values.items()},

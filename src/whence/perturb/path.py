@@ -58,14 +58,15 @@ class Straight:
         """(x0, x - x0) of each row; an element of x that is no number stays where it is."""
         xp = self.engine.xp
         x, start = chunk.x(name), self.start[name]
+        shape = xp.shape(start)
         if self.count == 1:
-            x0 = chunk.take(start[0])
+            x0 = chunk.take(start[0]) if shape[1] > 1 else start[0]
         else:
-            shape = xp.shape(start)
             flat = xp.reshape(start, (shape[0] * shape[1], *shape[2:]))
             place = which * shape[1] + (chunk.sample if shape[1] > 1 else 0)
             x0 = xp.take(flat, xp.asarray(place, like=chunk.like_index(flat)), 0)
         good = xp.isfinite(x)
+        x0 = xp.broadcast_to(x0, xp.shape(x))
         return xp.where(good, x0, x), xp.where(good, x - x0, xp.zeros_like(x))
 
     def at(self, chunk: Chunk, t: np.ndarray, which: np.ndarray) -> Arrays:

@@ -1,7 +1,9 @@
 """Rule tables: for each method, what every kind of operation does on the way back."""
 
 from .affine import Epsilon as Epsilon
+from .affine import Norm as Norm
 from .composite import Composite as Composite
+from .flow import Pass as Pass
 from .gradient import GRADIENT as GRADIENT
 from .rectified import DECONVOLUTION as DECONVOLUTION
 from .rectified import GUIDED as GUIDED
@@ -11,4 +13,3 @@ from .rooted import WSquare as WSquare
 from .signed import AlphaBeta as AlphaBeta
 from .signed import Gamma as Gamma
 from .signed import ZPlus as ZPlus
-from .lrp import epsilon_table as epsilon_table

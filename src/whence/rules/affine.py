@@ -15,7 +15,7 @@ from ..errors import OptionError
 from ..ops import Op
 from ..tape import Array, Node
 
-__all__ = ["Epsilon", "finite", "stabilise"]
+__all__ = ["Epsilon", "Norm", "finite", "stabilise"]
 
 _HALF = ("float16", "bfloat16")
 
@@ -77,3 +77,10 @@ class Epsilon:
             return books
 
         return Split(parts, absorbed)
+
+
+@dataclass(frozen=True)
+class Norm(Epsilon):
+    """Sums and averages share in proportion, x * J^T (R / s(z)): epsilon under the name that the field
+    uses at pooling [montavon2018].
+    """

@@ -16,19 +16,21 @@ from ..backward import Rule, name_of
 from ..errors import OptionError, nearest, unknown
 from ..ops import Op
 from ..tape import Node, Tape
-from .affine import Epsilon
+from .affine import Epsilon, Norm
 from .attention import halves, norm, product, softmax
 from .flow import passed, proportional, transported
 from .gates import signal, stopped, values_only
 from .rooted import Box, Flat, WSquare
 from .signed import AlphaBeta, Gamma, ZPlus
 
-__all__ = ["BASE", "NAMES", "Composite", "auto", "chooser", "named", "positive_net"]
+__all__ = [
+    "BASE", "NAMES", "Composite", "auto", "chooser", "epsilon_table", "named", "positive_net",
+]  # fmt: skip
 
 BASE: dict[Op, Rule] = {
     Op.AFFINE: Epsilon(),
     Op.ADD: Epsilon(),
-    Op.AVGPOOL: Epsilon(),
+    Op.AVGPOOL: Norm(),
     Op.RELU: passed,
     Op.ACTIVATION: passed,
     Op.MAXPOOL: transported,
@@ -61,6 +63,12 @@ class Composite:
         rows += [(str(k), name_of(r)) for k, r in BASE.items() if str(k) not in dict(self.lines)]
         width = max(len(w) for w, _ in rows)
         return "\n".join(f"{w:<{width}}  {r}" for w, r in rows)
+
+
+def epsilon_table(eps: float = 1e-6) -> dict[Op, Rule]:
+    """The epsilon composite as a plain table, one rule a kind."""
+    rule = Epsilon(eps)
+    return BASE | dict.fromkeys((Op.DENSE, Op.CONV, Op.AFFINE, Op.ADD, Op.AVGPOOL), rule)
 
 
 def _lines(**kinds: Rule) -> tuple[tuple[str, Rule], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ..backward import Split
@@ -9,12 +10,19 @@ from ..ops import Op
 from ..tape import Array, Node
 from .affine import stabilise
 
-__all__ = ["passed", "proportional", "transported"]
+__all__ = ["Pass", "passed", "proportional", "transported"]
 
 
-def passed(node: Node, relevance: Array) -> tuple[Array, ...]:
-    """Activations hand their relevance on as it is, also at zero and where f(0) is not 0."""
-    return (relevance,)
+@dataclass(frozen=True)
+class Pass:
+    """Activations hand their relevance on as it is, also at zero and where f(0) is not 0 [bach2015]."""
+
+    def __call__(self, node: Node, relevance: Array) -> tuple[Array, ...]:
+        """Relevance of the output in, the same out."""
+        return (relevance,)
+
+
+passed = Pass()
 
 
 def transported(node: Node, relevance: Any) -> tuple[Array, ...] | Split:

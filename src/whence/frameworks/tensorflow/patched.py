@@ -11,7 +11,7 @@ import sys
 import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ... import targets
@@ -42,7 +42,23 @@ def wrap(job: Any, places: Mapping[str, Any]) -> tuple[Any, Any]:
         ("places", tuple(places.items()), target, call_key(job.inputs)),
         lambda: WithPlaces(job, places, target),
     )
-    return model, (Inside(job.target) if inside else job.target)
+    return model, (Inside(_resolved(job)) if inside else job.target)
+
+
+def _resolved(job: Any) -> Target:
+    """The target, knowing where channels stand at its place, which only the whole tape can say."""
+    target: Target = job.target
+    if not isinstance(target, targets.Neuron) or target.channel_axis is not None:
+        return target
+
+    def program(tape: Tape) -> dict[str, Any]:
+        found = targets.find(target, tape)[0]
+        return {"axis": getattr(found, "channel_axis", None)}
+
+    axis = job.framework.compute(
+        job.model, job.inputs, program, key=("channel axis", target.key), keep=[target.layer]
+    )["axis"]
+    return replace(target, channel_axis=axis)
 
 
 class WithPlaces:
