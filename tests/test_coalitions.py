@@ -12,7 +12,7 @@ from reference import perturbed as twin
 from support_perturbed import FRAMEWORKS, Formulas, numbers
 from whence.errors import MissingFramework, OptionError
 from whence.methods.coalitional import LIME, ExactShapley, KernelSHAP, ShapleySampling
-from whence.perturb import chunks, surrogate
+from whence.perturb import surrogate
 from whence.perturb.coalitions import Exact, KernelShap, Permutations
 from whence.perturb.designs import _lines
 
@@ -306,14 +306,13 @@ def per_sample_groups():
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
-def test_any_chunk_and_batch_gives_the_same(formulas, rng, monkeypatch, method):
+def test_any_chunk_and_batch_gives_the_same(formulas, rng, method):
     x, weights = rng.normal(size=(4, 9)), rng.normal(size=9) / 2
     groups = per_sample_groups()
     inner = formulas.weighed(weights)
     model = lambda x: formulas.tanh(inner(x))  # noqa: E731
     whole = formulas.explain(model, x, replace(method, features=groups))
-    monkeypatch.setattr(chunks, "MOST_ROWS", 7)
-    again = formulas.explain(model, x, replace(method, features=groups))
+    again = formulas.explain(model, x, replace(method, features=groups, rows=7))
     np.testing.assert_allclose(numbers(again), numbers(whole), atol=1e-6)
     alone = formulas.explain(model, x[:1], replace(method, features=groups[:1]))
     np.testing.assert_allclose(numbers(alone), numbers(whole)[:1], atol=1e-6)

@@ -1,4 +1,4 @@
-"""SmoothGrad and expected gradients: quadratics by hand, twins, slopes, the same numbers anywhere."""
+"""SmoothGrad and expected gradients: quadratics by hand, twins, slopes, independence."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference import averaged as twin
-from support_averaged import grad, job, torch_f
 
 import whence
+from reference import averaged as twin
+from support_averaged import grad, job, torch_f
 from whence.data import digits, digits_model
 from whence.errors import OptionError
 from whence.methods.averaged import ExpectedGradients, IntegratedGradients
@@ -25,7 +25,7 @@ Q = torch.tensor([[2.0, 1.0, 0.0], [1.0, 3.0, -1.0], [0.0, -1.0, 1.0]])
 
 
 def quadratic(x: Any) -> Any:
-    """x Q x / 2, whose gradient is Q x."""
+    """Half of x Q x, whose gradient is Q x."""
     return ((x @ Q) * x).sum(1) / 2
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference import averaged as twin
-from support_averaged import f, grad, torch_f
 
 import whence
+from reference import averaged as twin
+from support_averaged import f, grad, torch_f
 from whence.data import digits, digits_model
 from whence.errors import OptionError, WhenceError
 from whence.methods.averaged import IntegratedGradients
@@ -101,7 +101,9 @@ def test_idgi_twin() -> None:
     e = IntegratedGradients(steps=5, idgi=True)(torch_f, x)
     for i in range(3):
         path = [x[i].numpy() * k / 5 for k in range(6)]
-        np.testing.assert_allclose(e.attribution[i], twin.idgi(f, grad, path), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            e.attribution[i], twin.idgi(f, grad, path), rtol=1e-9, atol=1e-12
+        )
     assert e.gap.max() < 1e-12
 
 
@@ -113,7 +115,9 @@ def test_guided_twin() -> None:
     for i in range(3):
         wanted, path = twin.guided(grad, x[i].numpy(), x0, 9)
         np.testing.assert_allclose(e.attribution[i], wanted, rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(both.attribution[i], twin.idgi(f, grad, path), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            both.attribution[i], twin.idgi(f, grad, path), rtol=1e-6, atol=1e-9
+        )
 
 
 def test_guided_moves_small_gradients_first() -> None:

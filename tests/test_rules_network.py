@@ -91,7 +91,7 @@ def test_functions_of_the_gradient(case):
 @pytest.mark.parametrize("eps", [1e-6, 0.1])
 def test_epsilon(case, eps):
     w, x, explain, _ = case
-    got, e = explain("lrp", eps=eps)
+    got, e = explain("lrp", composite="epsilon", eps=eps)
     for i, target in enumerate((0, 2)):
         close(got[i], network.Network(w, x[i]).epsilon(target, eps), 1e-9)
     assert (e.ledger.balance < 1e-10).all()
@@ -149,7 +149,7 @@ def test_without_biases_gradient_times_input_and_epsilon_add_up():
     w, x = weights(rng, biased=False), rng.normal(0, 1, (2, CHANNELS, LENGTH))
     net, array, _ = torch_net(w)
     found = {m: whence.explain(net, array(x), m, target=1)
-             for m in ("gradient-x-input", "simple-taylor", "lrp")}  # fmt: skip
+             for m in ("gradient-x-input", "simple-taylor", whence.LRP("epsilon"))}  # fmt: skip
     for e in found.values():
         assert (e.gap < 1e-4).all()
         close(e.to_numpy(), found["gradient-x-input"].to_numpy(), 1e-4)

@@ -175,10 +175,12 @@ def _row(
     here = places.get(node.results[0])
 
     def total(a: Array, b: Array | None = None) -> Array:
+        if b is None and a is incoming[0]:
+            return came  # every rule asks for it
         return per_sample(xp, a, b, here, samples)
 
-    absorbed = dict(split.absorbed(total))
     came, went = summed(list(zip(node.results, incoming, strict=True))), summed(on)
+    absorbed = dict(split.absorbed(total))
     if around:
         absorbed["around"] = summed(around)
     if split.rest:

@@ -141,7 +141,10 @@ def per_sample(
         whole = xp.inner(flat, xp.ones_like(flat) if other is None else other)
         return xp.broadcast_to(whole / samples, (samples,))
     if layout.axis == 0 and layout.inner == 1 and shape[0] == samples:
-        return xp.inner(array, xp.ones_like(array) if other is None else other)
+        if other is not None:
+            return xp.inner(array, other)
+        wide = xp.cast(array, _wide(xp.dtype(array)))
+        return xp.sum(wide, axis=tuple(range(1, len(shape)))) if len(shape) > 1 else wide
     if other is not None:
         array = array * other
     size = shape[layout.axis]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -37,7 +38,9 @@ def integrated_gradients(grad: Slope, x: Array, x0: Array, steps: int, rule: str
         places, weights = gauss_legendre(steps)
     elif rule == "trapezoid":
         places = np.array([k / (steps - 1) for k in range(steps)])
-        weights = np.array([(0.5 if k in (0, steps - 1) else 1) / (steps - 1) for k in range(steps)])
+        weights = np.array(
+            [(0.5 if k in (0, steps - 1) else 1) / (steps - 1) for k in range(steps)]
+        )
     else:
         off = {"left": 0, "middle": 0.5, "right": 1}[rule]
         places = np.array([(k + off) / steps for k in range(steps)])
@@ -51,7 +54,7 @@ def integrated_gradients(grad: Slope, x: Array, x0: Array, steps: int, rule: str
 def idgi(f: Number, grad: Slope, path: Sequence[Array]) -> Array:
     """Yang 2023: the change of f over each step, by the squared gradient where the step begins."""
     total = np.zeros_like(path[0])
-    for here, there in zip(path[:-1], path[1:], strict=True):
+    for here, there in itertools.pairwise(path):
         g = grad(here)
         if (g * g).sum() > 0:
             total += g * g / (g * g).sum() * (f(there) - f(here))

@@ -14,7 +14,10 @@ import numpy as np
 from ..errors import InputError
 from ..frameworks import namespace, to_numpy
 
-__all__ = ["Row", "is_array", "leaves", "length", "mapped", "row_of", "rows_of", "shape_of", "stack"]
+__all__ = [
+    "Row", "id_of", "is_array", "leaves", "length", "mapped", "row_at", "row_of", "rows_of",
+    "scalar", "shape_of", "stack",
+]  # fmt: skip
 
 _ITEM = 'an item is a sample, a pair (x, label), or a dict {"x": ..., "label": ..., "id": ...}'
 
@@ -82,8 +85,8 @@ def _parts(item: Any, pairs: bool) -> tuple[Any, Any, Any]:
     if isinstance(item, tuple) and pairs:
         if len(item) not in (1, 2):
             raise InputError(
-                f"the item is a tuple of {len(item)}: {_ITEM}. Several inputs of a model are a dict "
-                "of arrays, or (inputs, label) with a tuple for inputs"
+                f"the item is a tuple of {len(item)}: {_ITEM}. Several inputs of a model are a "
+                "dict of arrays, or (inputs, label) with a tuple for inputs"
             )
         return item[0], (item[1] if len(item) == 2 else None), None
     return item, None, None
@@ -121,14 +124,23 @@ def scalar(value: Any) -> Any:
     return value if isinstance(value, (str, int, float)) else None
 
 
+def id_of(value: Any, index: int) -> int | str:
+    """An item's id: as it was given, a whole number or words; else its number in the data."""
+    if value is None:
+        return index
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    return str(value)
+
+
 def _leaf(leaf: Any) -> Any:
     """Lists and numbers as arrays; flags, words and None are options of the model's call."""
     if is_array(leaf) or leaf is None or isinstance(leaf, (str, bool)):
         return leaf
     if hasattr(leaf, "mode") and hasattr(leaf, "getbands"):
         raise InputError(
-            "the item is a Pillow image; give a folder or a list of files with preprocess=, or turn "
-            "it into the model's array first: whence.images.Preprocess(...)(np.asarray(image))"
+            "the item is a Pillow image; give a folder or a list of files with preprocess=, or "
+            "turn it into the model's array first: whence.images.Preprocess(...)(np.asarray(image))"
         )
     array = np.asarray(leaf)
     if array.dtype.kind not in "biufc":

@@ -14,7 +14,7 @@ from ..errors import InputError, OptionError
 from ..frameworks.base import Expectation
 from ..images import Images, Preprocess, decode
 from ..images.reading import _files as files_of
-from .items import leaves
+from .items import leaves, row_of, rows_of
 from .parts import Batch, Broken, Part, cut
 from .sources import (
     Indexed,
@@ -25,7 +25,6 @@ from .sources import (
     of_arrays,
     of_images,
     paths_in,
-    rows_of_batch,
 )
 
 __all__ = ["source_of"]
@@ -70,7 +69,6 @@ class Pictures(Indexed):
         names = [Path(w).relative_to(self.folder).as_posix() for w in whole]
         self.preprocess = preprocess
         super().__init__(_Decoded(self.files, preprocess), names.__getitem__)
-        self.named = True
 
     def classified(self) -> dict[str, Any]:
         """The folder too, so that pictures can be shown under their maps."""
@@ -105,8 +103,8 @@ class Loader(Source):
                 f"the DataLoader shuffles ({sampler}): the run could not be resumed, for each "
                 "run would see another order. Make it with shuffle=False"
             )
-        self.batches = getattr(loader, "batch_sampler", None)
-        self.dataset = getattr(loader, "dataset", None)
+        self.batches: Any = getattr(loader, "batch_sampler", None)
+        self.dataset: Any = getattr(loader, "dataset", None)
         self.mapped = self.batches is not None and hasattr(self.dataset, "__getitem__")
         self.size = getattr(loader, "batch_size", None)
         self.length = None
@@ -146,10 +144,8 @@ class Loader(Source):
 
     def _batch(self, item: Any) -> Any:
         if getattr(self.loader, "batch_size", None) is None and self.batches is None:
-            from .items import row_of
-
             return row_of(tuple(item) if isinstance(item, list) else item)
-        return Batch(*rows_of_batch(item))
+        return Batch(*rows_of(item))
 
     def _read(self, indices: Sequence[int]) -> Iterator[Any]:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..frameworks import to_numpy
-from .items import Row, is_array, leaves, row_at, shape_of, stack
+from .items import Row, id_of, is_array, leaves, row_at, shape_of, stack
 from .records import Failure, reason_of
 
 __all__ = ["Batch", "Block", "Broken", "Part", "cut", "gathered"]
@@ -52,7 +52,7 @@ class Part:
     number: int
     start: int
     count: int
-    ids: list[Any] = field(default_factory=list)
+    ids: list[int | str] = field(default_factory=list)
     labels: list[Any] = field(default_factory=list)
     blocks: list[Block] | None = None
     failures: list[Failure] = field(default_factory=list)
@@ -81,7 +81,7 @@ def gathered(rows: Iterable[Row | Broken], number: int, start: int) -> Part:
     groups: dict[Any, tuple[list[Any], list[int]]] = {}
     for place, row in enumerate(rows):
         index = start + place
-        name = index if row.id is None else row.id
+        name = id_of(row.id, index)
         part.ids.append(name)
         part.count += 1
         if isinstance(row, Broken):
@@ -123,6 +123,6 @@ def cut(events: Iterable[Batch | Row | Broken], size: int, number: int = 0) -> I
 
 
 def _whole(batch: Batch, number: int, start: int) -> Part:
-    ids = [start + i if name is None else name for i, name in enumerate(batch.ids)]
+    ids = [id_of(name, start + i) for i, name in enumerate(batch.ids)]
     block = Block(batch.x, list(range(batch.count)))
     return Part(number, start, batch.count, ids, batch.labels, [block])

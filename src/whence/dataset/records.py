@@ -1,5 +1,7 @@
-"""The record of a finished part: written after its data, whole or not at all. With it the part is
-finished; without it the part was never done."""
+"""The record of a finished part: written after its data, whole or not at all.
+
+With it the part is finished; without it the part was never done.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InputError, OptionError
 from ..images import Images
-from .items import Row, is_array, leaves, length, mapped, row_of, scalar
+from .items import Row, id_of, is_array, leaves, length, mapped, row_of, rows_of, scalar
 from .parts import Batch, Block, Broken, Part, cut, gathered
 
 __all__ = ["Arrays", "Indexed", "Source", "Stream"]
@@ -24,8 +24,6 @@ class Source(ABC):
 
     length: int | None
     kind: str
-    named: bool = False
-    """Whether the ids are names rather than numbers; None is found out from the first."""
 
     @abstractmethod
     def parts(self, size: int, skip: Skip) -> Iterator[Part]:
@@ -71,9 +69,8 @@ class Arrays(_Counted):
         """A slice of everything."""
         stop = start + count
         x = mapped(lambda a: a[start:stop] if is_array(a) and len(a.shape) else a, self.x)
-        ids = list(range(start, stop))
-        if self.ids is not None:
-            ids = [scalar(i) for i in self.ids[start:stop]]
+        given = [None] * count if self.ids is None else self.ids[start:stop]
+        ids = [id_of(scalar(name), start + i) for i, name in enumerate(given)]
         labels = [None] * count
         if self.labels is not None:
             labels = [scalar(y) for y in self.labels[start:stop]]
@@ -130,7 +127,7 @@ class Stream(Source):
             error: Exception | None = None
             try:
                 item = next(stream)
-                event: Batch | Row = Batch(*rows_of_batch(item)) if self.batched else row_of(item)
+                event: Batch | Row = Batch(*rows_of(item)) if self.batched else row_of(item)
             except StopIteration:
                 return
             except Exception as raised:
@@ -149,13 +146,6 @@ class Stream(Source):
                     "that goes on after an error"
                 ) from error
             yield Broken(error)
-
-
-def rows_of_batch(item: Any) -> tuple[Any, int, list[Any], list[Any]]:
-    """A batch taken apart; see ``items.rows_of``."""
-    from .items import rows_of
-
-    return rows_of(item)
 
 
 def of_images(images: Images) -> Arrays:

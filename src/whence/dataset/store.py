@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FileError, FileFormatError, MissingFramework
+from ..errors import FileError, FileFormatError, InputError, MissingFramework
 from ..storage import write_whole
+from .config import differences, refused
 from .records import FOLDER, Record, Records
 from .work import Done, Facts
 
@@ -86,17 +87,25 @@ class Store:
 
     @contextlib.contextmanager
     def opened(self, head: Mapping[str, Any]) -> Iterator[None]:
-        """The store for one process at a time: made where there is none. Raises FileError."""
+        """The store for one process at a time, made where there is none.
+
+        Raises FileError, and FileFormatError where it holds another run than ``head`` says.
+        """
         with self._errors():
             self.path.mkdir(parents=True, exist_ok=True)
         with _locked(self.path):
-            if (self.path / "zarr.json").exists():
+            if self.records.numbers():
                 self.head = head_of(self.path)
-            else:
+                if found := differences(self.head["run"], head["run"]):
+                    raise refused(self.path, found)
+            else:  # of a run that finished nothing, nothing is kept
                 with self._errors():
+                    for name in self._names():
+                        shutil.rmtree(self.path / name)
                     _group(self.path / FOLDER, {})
                 self.rewrite(head)
-            self.records.tidy()
+            with self._errors():
+                self._tidy()
             try:
                 yield
             finally:
@@ -149,22 +158,11 @@ class Store:
 
     def _columns(self, done: Done) -> dict[str, np.ndarray]:
         part, facts = done.part, Facts(**self.head["facts"]) if "facts" in self.head else None
-        names = [str(i) if self.head["ids"] == "names" else i for i in part.ids]
-        columns: dict[str, np.ndarray] = {
-            "status": done.status,
-            "id": np.array(names, object if self.head["ids"] == "names" else np.int64),
-        }
+        columns = {"status": done.status, "id": _ids(part.ids, self.head["ids"] == "names")}
         labels = _labels(part.labels)
         if labels is not None:
             columns["label"] = labels
-        for name, pieces in done.pieces.items():
-            shape = [max(a.shape[k] for _, a in pieces) for k in range(1, pieces[0][1].ndim)]
-            numbers = _blank((part.count, *shape), pieces[0][1].dtype)
-            for places, array in pieces:
-                within = tuple(slice(0, n) for n in array.shape[1:])
-                for k, place in enumerate(places):
-                    numbers[place][within] = array[k]
-            columns[name] = numbers
+        columns |= {name: _joined(pieces, part.count) for name, pieces in done.pieces.items()}
         for k, usual in enumerate(facts.shapes if facts else ()):
             pieces = done.pieces.get(f"attribution_{k}", [])
             if any(list(a.shape[1:]) != usual for _, a in pieces):
@@ -189,8 +187,10 @@ class Store:
             return self._made(name, numbers, rows)
         array = self._open(name)
         needed = (rows, *numbers.shape[1:])
+        if (numbers.dtype.kind == "O") != (array.dtype.kind not in "biuf"):
+            raise InputError(f"{name}s of some samples are numbers, of others words")
         if len(needed) != array.ndim:
-            raise FileFormatError(
+            raise InputError(
                 f"{name} has samples of {numbers.ndim - 1} axes, where those before had "
                 f"{array.ndim - 1}: one store holds samples of one rank"
             )
@@ -247,9 +247,16 @@ class Store:
         for chunk in range(part * self.size // each, (part + 1) * self.size // each):
             path = folder / str(chunk)
             found += [path] if path.exists() else []
-            if folder.is_dir() and self._open(name).ndim == 1:
-                found += folder.glob(f"{chunk}.*.partial") if _ever(folder) else []
         return found
+
+    def _tidy(self) -> None:
+        """Take away what a killed process left under temporary names."""
+        self.records.tidy()
+        for name in ("", *self._names()):
+            for folder in (self.path / name, self.path / name / "c"):
+                for pattern in (".zarr.json.*", "*.partial"):
+                    for path in folder.glob(pattern):
+                        path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -265,18 +272,32 @@ class Store:
             ) from error
 
 
-def _ever(folder: Path) -> bool:
-    return True
-
-
 def _group(path: Path, attributes: Mapping[str, Any]) -> None:
     path.mkdir(parents=True, exist_ok=True)
     held = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     write_whole(path / "zarr.json", json.dumps(held, indent=1).encode())
 
 
-def _blank(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    return np.full(shape, _FILLS.get(dtype.kind, 0), dtype)
+def _joined(pieces: Sequence[tuple[list[int], np.ndarray]], count: int) -> np.ndarray:
+    """A part's rows from its pieces; what is missing, or beyond a shorter sample, is filled up."""
+    places, first = pieces[0]
+    if len(pieces) == 1 and places == list(range(count)):
+        return first
+    shape = [max(a.shape[k] for _, a in pieces) for k in range(1, first.ndim)]
+    numbers = np.full((count, *shape), _FILLS.get(first.dtype.kind, 0), first.dtype)
+    for places, array in pieces:
+        where: tuple[Any, ...] = (places, *(slice(0, n) for n in array.shape[1:]))
+        numbers[where] = array
+    return numbers
+
+
+def _ids(ids: Sequence[Any], names: bool) -> np.ndarray:
+    if names:
+        return np.array([str(i) for i in ids], object)
+    strange = [i for i in ids if not isinstance(i, int)]
+    if strange:
+        raise InputError(f"the ids were numbers at first, and {strange[0]!r} is none")
+    return np.array(ids, np.int64)
 
 
 def _labels(labels: Sequence[Any]) -> np.ndarray | None:

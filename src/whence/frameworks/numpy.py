@@ -98,6 +98,12 @@ class NumpyFunctions:
     def matmul(self, a: Array, b: Array) -> Array:
         return a @ b
 
+    def shares(self, relevance: Array, z: Array, eps: float) -> Array:
+        return relevance / np.where(z >= 0, z + eps, z - eps)
+
+    def scaled(self, array: Array, factor: Array) -> Array:
+        return array * factor
+
     def inner(self, a: Array, b: Array) -> Array:
         wide = np.promote_types(a.dtype, np.float32)
         n = a.shape[0]

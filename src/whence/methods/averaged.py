@@ -127,7 +127,8 @@ class IntegratedGradients(Averaged):
         """The integral, refined where it was asked for, and f(x0)."""
         xp, base = engine.xp, engine.base.score
         if self.path == "blur":
-            way, notes = self._sharpening(engine), []
+            way = self._sharpening(engine)
+            notes: list[str] = []
             plan = Plan(1, lambda c: way.at(c, np.zeros(len(c)), np.zeros(len(c), np.int64)))
             begin = engine.forward(plan)[:, 0]
             compute = self._along(engine, way)
@@ -136,9 +137,8 @@ class IntegratedGradients(Averaged):
             line = Straight(engine, start)
             begin = _mean_score(engine, line)
             notes += _same(engine, start)
-            compute = self._guided(engine, line) if self.path == "guided" else self._along(
-                engine, line
-            )
+            apart = self.path == "guided"
+            compute = self._guided(engine, line) if apart else self._along(engine, line)
         made = refined(compute, base - begin, self.steps, self.tolerance, xp)
         if self.tolerance is not None:
             notes += _missed(xp, made.attribution, base - begin, self.tolerance)
@@ -173,8 +173,8 @@ class IntegratedGradients(Averaged):
             sides = sides_of(engine.framework, engine.job.model, shape, engine.axes)
             if sides.kind == "table":
                 raise OptionError(
-                    f'path="blur" needs places next to each other (images, sequences); {name!r} has '
-                    f"shape {tuple(shape)}"
+                    f'path="blur" needs places next to each other (images, sequences); {name!r} '
+                    f"has shape {tuple(shape)}"
                 )
             axes[name] = sides.space
             widest = max(widest, *(shape[a] for a in sides.space))

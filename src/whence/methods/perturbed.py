@@ -39,9 +39,14 @@ class Result:
 
 @dataclass(frozen=True, repr=False)
 class Perturbed(Method):
-    """A method that calls the model on varied inputs and looks at the explained number alone."""
+    """A method that calls the model on varied inputs and looks at the explained number alone.
+
+    rows: most varied inputs a model call; None goes by the memory at hand. The numbers are the same.
+    """
 
     reduce_by: ClassVar[str] = "mean"
+
+    rows: int | None = field(default=None, kw_only=True)
 
     @classmethod
     def run(cls, methods: Sequence[Perturbed], job: Job) -> list[Found]:
@@ -51,8 +56,9 @@ class Perturbed(Method):
         for method in methods:
             start = time.perf_counter()
             engine = Engine(
-                job, seed=getattr(method, "seed", 0), sample_ids=getattr(job, "sample_ids", None)
-            )
+                job, seed=getattr(method, "seed", 0), rows=method.rows,
+                sample_ids=getattr(job, "sample_ids", None),
+            )  # fmt: skip
             if shared is not None:
                 engine.caller = shared  # f(x), and all that was found out about the model
             shared = engine.caller

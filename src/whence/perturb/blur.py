@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class Blur:
     axes: Mapping[str, Sequence[int]]
     sigma: float
 
-    count = 1
+    count: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if not (isinstance(self.sigma, (int, float, np.number)) and 0 < self.sigma < np.inf):

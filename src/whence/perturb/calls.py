@@ -5,10 +5,10 @@ The explained number is fixed at x: the top class there is the class that all la
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +19,11 @@ from ..backward import walk
 from ..errors import InputError, TargetError
 from ..frameworks.base import Inputs
 from ..rules.gradient import gradient as chain_rule
-from ..targets import Callback, Classes, Target, Top
 from ..tape import Tape
+from ..targets import Classes, Target, Top
+from .chunks import Chunk
+from .explained import Explained
 from .patched import Patch, patch
-
-if TYPE_CHECKING:
-    from .chunks import Chunk
-    from .engine import Explained
 
 __all__ = ["Base", "Caller"]
 
@@ -96,7 +94,7 @@ class Caller:
         rows: dict[str, Array] = {}
         for name, array in self.inputs.arrays.items():
             place = self.patch.public.get(name)
-            if place in made:
+            if place is not None and place in made:
                 rows[name] = made[place]
             elif self.xp.shape(array)[:1] == (self.inputs.batch,):
                 rows[name] = chunk.take(array, own=True)

@@ -9,8 +9,8 @@ calls the model once a chunk, and adds up each sample's results as they come.
                                                     #      arguments, at (a methods.base.Job)
     engine.places          {name: (batch, ...)}: what can be varied: the floating inputs; embeddings
                            where inputs are whole numbers; the layer's output where job.at is set
-    engine.base            the explained number at x, (batch,) float64, and the class that was chosen
-                           there; every later call explains that class
+    engine.base            the explained number at x, (batch,) float64, and the class that was
+                           chosen there; every later call explains that class
     plan = Plan(draws=32, make=make)
     scores = engine.forward(plan)                   # (batch, draws) float64
     sums = engine.gradient(plan)                    # {name: (batch, ...)}: sum over draws
@@ -29,16 +29,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..arrays import Array, Functions
 from ..errors import OptionError
-from ..frameworks.base import Framework, Inputs
-from ..targets import Target
+from ..frameworks.base import Inputs
 from .calls import Base, Caller
-from .chunks import Chunk, first_size, out_of_memory, remember, release
+from .chunks import Chunk
+from .explained import Explained
+from .memory import first_size, out_of_memory, release, remember
 from .progress import Progress
 from .seeds import Seeds
 from .sums import Sums
@@ -46,23 +47,6 @@ from .sums import Sums
 __all__ = ["Chunk", "Engine", "Explained", "Interrupted", "Plan"]
 
 Arrays = Mapping[str, Array]
-
-
-class Explained(Protocol):
-    """What the engine needs to know of the call: the fields of ``methods.base.Job``."""
-
-    @property
-    def framework(self) -> Framework: ...
-    @property
-    def model(self) -> object: ...
-    @property
-    def inputs(self) -> Inputs: ...
-    @property
-    def target(self) -> Target: ...
-    @property
-    def at(self) -> str | None: ...
-    @property
-    def arguments(self) -> Mapping[str, Array]: ...
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,11 @@ def ranges(engine: Engine) -> dict[str, np.ndarray]:
 
 
 def noisy(engine: Engine, n: int, sigma: float, *, antithetic: bool = False) -> Plan:
-    """x plus Gaussian noise of sigma times each input's range, n draws a sample [smilkov2017].
+    """The input plus Gaussian noise of sigma times its range, n draws a sample [smilkov2017].
 
     antithetic: draws come in pairs of opposite noise, so n must be even.
-    The noise of a map is drawn channel by channel, so that it is the same whichever way a framework
-    keeps channels.
+    The noise of a map is drawn channel by channel, so that it is the same whichever way a
+    framework keeps channels.
     """
     check_count(n)
     check_sigma(sigma)

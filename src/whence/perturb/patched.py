@@ -8,21 +8,19 @@ the model computes there. The user's model itself is not changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import checks, targets
-from ..arrays import Array
+from ..arrays import Array, Functions
 from ..errors import TargetError
 from ..frameworks.base import Inputs
 from ..ops import Op
 from ..tape import Tape, Value
-from ..targets import Target
-
-if TYPE_CHECKING:
-    from .engine import Explained
+from ..targets import Neuron, Target
+from .explained import Explained
 
 __all__ = ["Patch", "patch"]
 
@@ -59,9 +57,7 @@ def patch(job: Explained) -> Patch:
     whole = [k for k, v in arrays.items() if not xp.is_floating(v)]
     # What has no batch (a mask for all samples, a table) is no sample's own to vary.
     floats = {
-        k: v
-        for k, v in arrays.items()
-        if k not in whole and xp.shape(v)[:1] == (job.inputs.batch,)
+        k: v for k, v in arrays.items() if k not in whole and xp.shape(v)[:1] == (job.inputs.batch,)
     }
     if job.at is None and not whole:
         return Patch(job.model, job.inputs, job.target, floats, {k: k for k in floats})
@@ -82,7 +78,8 @@ def patch(job: Explained) -> Patch:
     wrap = import_module(f"..frameworks.{job.framework.name}.patched", __package__).wrap
     names = {k: k for k in floats} | {f"@{k}": k for k in inner}
     order = {f"@{k}": found["numbers"][k] for k in inner}
-    model, target = wrap(job, order)
+    target, inside = _inside(job)
+    model = wrap(job, order, inside)
     inputs = _with(job.inputs, {f"@{k}": v for k, v in inner.items()})
 
     def read(other: Inputs) -> dict[str, Array]:
@@ -90,6 +87,66 @@ def patch(job: Explained) -> Patch:
         return {k: values[k] for k in inner} | {k: other.arrays[k] for k in floats}
 
     return Patch(model, inputs, target, {**floats, **inner}, names, found["axes"], read)
+
+
+def _inside(job: Explained) -> tuple[Target, Callable[[Tape], Array] | None]:
+    """The target as it reads on the patched model, and how to read its place off a tape.
+
+    Where a graph is traced, the patched model has no layers of its own, so that it returns a place
+    inside the model itself.
+    """
+    target = job.target
+    if job.framework.name == "torch" or (target.layer is None and not target.logit):
+        return target, None
+    if isinstance(target, Neuron) and target.channel_axis is None:
+        # Only the whole tape can say where channels stand.
+        target = replace(target, channel_axis=_channel_axis(job, target))
+
+    def read(tape: Tape) -> Array:
+        return targets.find(target, tape)[1].array
+
+    return Inside(target), read
+
+
+def _channel_axis(job: Explained, target: Neuron) -> int | None:
+    def program(tape: Tape) -> dict[str, Any]:
+        return {"axis": getattr(targets.find(target, tape)[0], "channel_axis", None)}
+
+    found = job.framework.compute(
+        job.model, job.inputs, program, key=("channel axis", target.key), keep=[target.layer]
+    )
+    axis: int | None = found["axis"]
+    return axis
+
+
+@dataclass(frozen=True)
+class Inside(Target):
+    """A target inside the model, on a model that returns the array there."""
+
+    of: Target
+
+    @property
+    def key(self) -> Hashable:
+        """Names the computation."""
+        return ("inside", self.of.key)
+
+    def arguments(self, samples: int) -> dict[str, Any]:
+        """The target's own."""
+        return self.of.arguments(samples)
+
+    def weights(
+        self, xp: Functions, y: Array, arguments: Mapping[str, Array]
+    ) -> tuple[Array, Array | None]:
+        """The target's own."""
+        return self.of.weights(xp, y, arguments)
+
+    def describe(self) -> str:
+        """The target's own words."""
+        return self.of.describe()
+
+    def check(self, shape: Sequence[int]) -> None:
+        """The target's own check."""
+        self.of.check(shape)
 
 
 def _with(inputs: Inputs, more: Mapping[str, Array]) -> Inputs:

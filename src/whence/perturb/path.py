@@ -1,8 +1,8 @@
 """Integrals of the gradient along a path from a baseline x0 to the input x.
 
-For any path, ``sum_i integral (df/dx_i)(dx_i/dt) dt = f(x) - f(x0)``: the attribution of an element
-is its share of that sum. A path says where it is at t in 0..1 (``Straight``, ``Blur``); the sums are
-taken by the shared loop, all samples and steps in one line of rows.
+For any path, ``sum_i integral (df/dx_i)(dx_i/dt) dt = f(x) - f(x0)``: the attribution of an
+element is its share of that sum. A path says where it is at t in 0..1 (``Straight``, ``Blur``); the
+sums are taken by the shared loop, all samples and steps in one line of rows.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ MOST_STEPS = 2048
 class Path(Protocol):
     """A way from x0 (t = 0) to x (t = 1), for every sample."""
 
-    count: int
-    """How many baselines each sample is led from; the attribution is their mean."""
+    @property
+    def count(self) -> int:
+        """How many baselines each sample is led from; the attribution is their mean."""
+        ...
 
     def at(self, chunk: Chunk, t: np.ndarray, which: np.ndarray) -> Arrays:
         """The arrays of each row at its t (rows,), from its baseline number ``which`` (rows,)."""
@@ -42,8 +44,8 @@ class Path(Protocol):
 class Straight:
     """x0 + t (x - x0) [sundararajan2017].
 
-    start: {place: (baselines, batch or 1, ...)}; an axis of 1 for one baseline, or for baselines that
-    all samples share. Places that are absent stay as in x.
+    start: {place: (baselines, batch or 1, ...)}; an axis of 1 for one baseline, or for baselines
+    that all samples share. Places that are absent stay as in x.
     """
 
     engine: Engine
@@ -78,7 +80,7 @@ class Straight:
         return made
 
     def way(self, chunk: Chunk, which: np.ndarray) -> Arrays:
-        """x - x0 of each row: the path's velocity."""
+        """The path's velocity: x - x0 of each row."""
         return {k: self._ends(chunk, k, which)[1] for k in self.start}
 
 
@@ -94,7 +96,7 @@ class Integral:
 
 
 def _split(chunk: Chunk, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the step, the baseline's number) of each row: the draws of a sample run through the steps."""
+    """(the step, the baseline's number) of each row: a sample's draws run through the steps."""
     return chunk.draw % steps, chunk.draw // steps
 
 
@@ -147,9 +149,7 @@ def step_sums(
     return engine.gradient(plan, np.full(plan.draws, 1 / path.count), terms)
 
 
-def idgi(
-    engine: Engine, path: Path, steps: int, samples: Sequence[int] | None = None
-) -> Arrays:
+def idgi(engine: Engine, path: Path, steps: int, samples: Sequence[int] | None = None) -> Arrays:
     """The change of f over each step, shared out by the squared gradient at its start [yang2023].
 
     Adds up to f(x) - f(x0) by construction, as long as no gradient on the way is zero.
@@ -191,7 +191,7 @@ def refined(
     xp: Any,
     most: int = MOST_STEPS,
 ) -> Integral:
-    """Compute with so many steps; double them for the samples whose gap is too large, and only those.
+    """Compute with so many steps; double them for those samples, and only those, above a gap.
 
     compute: (steps, samples (k,)) -> {place: (k, ...)}. change: f(x) - f(x0), (batch,).
     tolerance: largest gap, |sum - change| / |change|; None computes once.

@@ -20,8 +20,8 @@ __all__ = ["Seeds"]
 class Seeds:
     """The generators of one run.
 
-    seed: a whole number. sample_ids: one a sample, whole numbers or strings (a file's name); default
-    0, 1, 2... Raises OptionError for another seed, or ids of another number or kind.
+    seed: a whole number. sample_ids: one a sample, whole numbers or strings (a file's name);
+    default 0, 1, 2... Raises OptionError for another seed, or ids of another number or kind.
     """
 
     def __init__(self, seed: int, sample_ids: Sequence[Any] | None, samples: int) -> None:

@@ -20,16 +20,14 @@ def starts(engine: Engine, baseline: Any) -> tuple[dict[str, Array], list[str]]:
     """({place: (baselines, batch, ...)}, notes) for whatever is a baseline.
 
     Where the places are embeddings, or a layer's output, a baseline is an input still (token ids),
-    and the place is what the model makes of it; an array of the place's own shape is taken as it is.
+    and the place is what the model makes of it; an array of the place's own shape is taken as is.
     """
     xp, job, read = engine.xp, engine.job, engine.caller.patch.read
     direct = _direct(engine, baseline)
     if direct is not None:
         return direct, []
     found, notes = references(baseline, job.framework, job.model, job.inputs)
-    places = [
-        one if read is None else read(job.inputs.replaced(one)) for one in found
-    ]
+    places = [one if read is None else read(job.inputs.replaced(one)) for one in found]
     # An input that no baseline was named for stays as it is in x, and has no way to go.
     return {k: xp.concat([p[k][None] for p in places], 0) for k in engine.places}, notes
 

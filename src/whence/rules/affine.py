@@ -7,7 +7,7 @@ of the explained output: ``s(z) = z + eps * sign(z)``, sign(0) = +1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..backward import Split, Total
@@ -15,9 +15,11 @@ from ..errors import OptionError
 from ..ops import Op
 from ..tape import Array, Node
 
-__all__ = ["Epsilon", "Norm", "finite", "stabilise"]
+__all__ = ["Epsilon", "Norm", "finite", "shares_of", "stabilise"]
 
 _HALF = ("float16", "bfloat16")
+_FRESH = (Op.DENSE, Op.CONV)
+"""Ops whose pull makes a new array, which may then be written to."""
 
 
 def stabilise(node: Node, array: Array, eps: float) -> Array:
@@ -36,6 +38,14 @@ def stabilise(node: Node, array: Array, eps: float) -> Array:
     return xp.where(array >= 0, array + shift, array - shift)
 
 
+def shares_of(node: Node, relevance: Array, z: Array, eps: float = 1e-6) -> Array:
+    """R / s(z): how much relevance falls to one unit of an output."""
+    xp: Any = node.xp
+    if xp.dtype(z) in _HALF:
+        return relevance / stabilise(node, z, eps)
+    return xp.shares(relevance, z, eps)
+
+
 def finite(xp: Any, array: Array) -> Array:
     """``array`` with zeros where it is not finite."""
     return xp.where(xp.isfinite(array), array, xp.zeros_like(array))
@@ -51,6 +61,9 @@ class Epsilon:
     """
 
     eps: float = 1e-6
+    masked: bool = field(default=False, repr=False)
+    """For sums that end in a softmax, whose terms may be -inf: no relevance comes back there, and
+    0 * inf is not a number."""
 
     def __post_init__(self) -> None:
         if not self.eps >= 0:
@@ -60,20 +73,22 @@ class Epsilon:
         """Relevance of the output in, of each operand out."""
         xp: Any = node.xp
         z = node.output
-        shares = relevance / stabilise(node, z, self.eps)
-        inputs = node.inputs
-        if node.kind is Op.ADD:
-            # A mask of -inf may be added to scores. No relevance comes back there; 0 * inf is NaN.
+        shares = shares_of(node, relevance, z, self.eps)
+        inputs, offset = node.inputs, node.offset
+        if self.masked:
             inputs = tuple(finite(xp, x) for x in inputs)
-        parts = tuple(x * p for x, p in zip(inputs, node.pull(shares), strict=True))
-        offset = node.offset
+        pulled = node.pull(shares)
+        if node.kind in _FRESH:
+            parts = tuple(xp.scaled(p, x) for x, p in zip(inputs, pulled, strict=True))
+        else:
+            parts = tuple(x * p for x, p in zip(inputs, pulled, strict=True))
 
         def absorbed(total: Total) -> Mapping[str, Array]:
-            masked = node.kind in (Op.ADD, Op.AFFINE)
-            books = {"epsilon": total(relevance) - total(shares, finite(xp, z) if masked else z)}
+            kept = finite(xp, z) if self.masked else z
+            books = {"epsilon": total(relevance) - total(shares, kept)}
             if offset is not None:
                 shift = xp.asarray(offset, like=shares)
-                books["bias"] = total(shares, finite(xp, shift) if masked else shift)
+                books["bias"] = total(shares, finite(xp, shift) if self.masked else shift)
             return books
 
         return Split(parts, absorbed)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..backward import Split, Total
 from ..tape import Array, Node
-from .affine import stabilise
+from .affine import shares_of
 
 __all__ = ["halves", "norm", "product", "softmax", "summed_to"]
 
@@ -45,7 +45,7 @@ def product(node: Node, relevance: Array) -> Split:
     R_A = A * (R / (2 s(O)) B^T), R_B = B * (A^T R / (2 s(O))) [achtibat2024, Prop. 3.3].
     """
     z = node.output
-    shares = relevance / stabilise(node, z, 1e-6)
+    shares = shares_of(node, relevance, z)
     pulled = node.pull(shares * 0.5)
     parts = tuple(x * p for x, p in zip(node.inputs, pulled, strict=True))
     offset = node.offset
@@ -72,7 +72,7 @@ def softmax(node: Node, relevance: Array) -> Split:
     axis = node.attrs["axis"]
     x = xp.where(xp.isfinite(x), x, xp.zeros_like(x))
     if node.attrs.get("log"):
-        s, weight = xp.exp(z), relevance / stabilise(node, z, 1e-6)
+        s, weight = xp.exp(z), shares_of(node, relevance, z)
     else:
         s, weight = z, relevance
     part = x * (weight - s * xp.sum(weight, axis=axis, keepdims=True))
@@ -96,7 +96,7 @@ def norm(node: Node, relevance: Array) -> Split | tuple[Array, ...]:
     (x,) = node.inputs
     z = node.output
     scale, shift = node.params.get("scale"), node.params.get("shift")
-    shares = relevance / stabilise(node, z, 1e-6)
+    shares = shares_of(node, relevance, z)
     split, axes = _grouped(node)
 
     def centred(array: Array) -> Array:

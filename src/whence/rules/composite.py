@@ -8,7 +8,7 @@ share in proportion, pooling and moves carry to the source...).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -156,18 +156,37 @@ def chooser(
         if not any(_matches(where, n, first) for n in tape.nodes):
             raise _no_match(where, tape.nodes)
     gated = _recurrent_layers(tape)
+    scores = _scores(tape)
 
     def choose(node: Node) -> Rule | None:
         for where, rule in lines:
             if _matches(where, node, first) and _applies(where, rule, node):
-                return rule
+                return _for_scores(rule) if id(node) in scores else rule
         if node.kind is Op.OPAQUE and unknown_rule == "gradient":
             return proportional
         if node.kind is Op.MUL and any(_within(node.layer, layer) for layer in gated):
             return signal
-        return BASE.get(node.kind)
+        rule = BASE.get(node.kind)
+        return _for_scores(rule) if id(node) in scores else rule
 
     return choose
+
+
+def _scores(tape: Tape) -> set[int]:
+    """Sums whose result reaches a softmax by moves alone: a mask of -inf may be among their terms."""
+    found: set[int] = set()
+    waiting = [v.node for n in tape.nodes if n.kind is Op.SOFTMAX for v in n.into]
+    while waiting:
+        node = waiting.pop()
+        if node.kind in (Op.ADD, Op.AFFINE):
+            found.add(id(node))
+        if node.kind in (Op.ADD, Op.AFFINE, Op.SHAPE):
+            waiting += [v.node for v in node.into]
+    return found
+
+
+def _for_scores(rule: Rule | None) -> Rule | None:
+    return replace(rule, masked=True) if isinstance(rule, Epsilon) else rule
 
 
 def _within(layer: str, outer: str) -> bool:

@@ -15,12 +15,10 @@ import numpy as np
 from ..backward import Split, Total
 from ..errors import OptionError
 from ..tape import Array, Node
-from .affine import stabilise
+from .affine import shares_of
 from .parts import negative, positive, weight_name, weights_of
 
 __all__ = ["Box", "Flat", "WSquare"]
-
-_EPS = 1e-6
 
 
 def _by_weights(node: Node, relevance: Array, weight: Array, bias: Array | None) -> Split:
@@ -29,7 +27,7 @@ def _by_weights(node: Node, relevance: Array, weight: Array, bias: Array | None)
     name = weight_name(node)
     offset = "shift" if name == "scale" else "bias"
     z, pull = node.rerun(xp.ones_like(node.inputs[0]), **{name: weight, offset: bias})
-    shares = relevance / stabilise(node, z, _EPS)
+    shares = shares_of(node, relevance, z)
     empty = xp.where(z == 0, relevance, xp.zeros_like(relevance))
 
     def absorbed(total: Total) -> Mapping[str, Array]:
@@ -108,7 +106,7 @@ class Box:
         bottom, pull_low = node.rerun(low, **{name: positive(xp, weight)}, **none)
         top, pull_high = node.rerun(high, **{name: negative(xp, weight)}, **none)
         z = middle - bottom - top
-        shares = relevance / stabilise(node, z, _EPS)
+        shares = shares_of(node, relevance, z)
         part = x * pull(shares)[0] - low * pull_low(shares)[0] - high * pull_high(shares)[0]
         return Split((part,), lambda total: {"epsilon": total(relevance) - total(shares, z)})
 

@@ -14,12 +14,10 @@ from typing import Any
 from ..backward import Split, Total
 from ..errors import OptionError
 from ..tape import Array, Node
-from .affine import stabilise
+from .affine import shares_of
 from .parts import check_bias, negative, positive, signed_run, spread_evenly, weights_of
 
 __all__ = ["AlphaBeta", "Gamma", "ZPlus"]
-
-_EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def _term(
 ) -> _Term:
     """R shared out over x+ up + x- down (+ bias): R_in = [x+ up + x- down]^T R / s(sum)."""
     sides = signed_run(node, up, down, None if mode == "ignore" else bias)
-    shares = relevance / stabilise(node, sides.output, _EPS)
+    shares = shares_of(node, relevance, sides.output)
     return _finish(node, sides.back, sides.output, shares, bias, mode)
 
 
@@ -150,7 +148,7 @@ class AlphaBeta:
             for_down = xp.where(no_up, relevance, for_down)
         for_up, for_down = xp.where(no_up, zero, for_up), xp.where(no_down, zero, for_down)
         terms = [
-            (_finish(node, s.back, s.output, r / stabilise(node, s.output, _EPS), b, self.bias), r)
+            (_finish(node, s.back, s.output, shares_of(node, r, s.output), b, self.bias), r)
             for s, r, b in ((up, for_up, biases[0]), (down, for_down, biases[1]))
         ]
 

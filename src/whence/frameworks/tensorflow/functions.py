@@ -171,6 +171,15 @@ class TensorFlowFunctions:
 
         return output, pull
 
+    def shares(self, relevance: Array, z: Array, eps: float) -> Array:
+        """``relevance / (z + eps * sign(z))``, with sign(0) = +1."""
+        step = tf.constant(eps, z.dtype)
+        return relevance / (z + tf.where(z >= 0, step, -step))
+
+    def scaled(self, array: Array, factor: Array) -> Array:
+        """The product; nothing is written in place here."""
+        return array * factor
+
     def inner(self, a: Array, b: Array) -> Array:
         """Per sample, the sum of a * b; half precision is summed in single precision."""
         if a.dtype in (tf.float16, tf.bfloat16):

@@ -9,16 +9,14 @@ from __future__ import annotations
 import inspect
 import sys
 import weakref
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from ... import targets
-from ...arrays import Array, Functions
+from ...arrays import Array
 from ...ops import Op
 from ...tape import Tape
-from ...targets import Target
 from ..base import Inputs
 from .fuse import finished
 from .graph import Body, Instruction
@@ -29,52 +27,37 @@ from .source import Source, call_key
 __all__ = ["wrap"]
 
 
-def wrap(job: Any, places: Mapping[str, Any]) -> tuple[Any, Any]:
-    """(the model with more inputs, the target as it reads there).
+def wrap(job: Any, places: Mapping[str, Any], inside: Callable[[Tape], Array] | None) -> Any:
+    """The model with more inputs, as one that takes (their arrays, args, kwargs).
 
     places: name of the new input -> a layer's name, or the number of an embedding on the tape.
+    inside: reads the explained place off the tape, where that is no output of the model; the result
+    is then the model's only output.
     """
-    inside = job.target.layer is not None or job.target.logit
-    target = job.target if inside else None
     # Kept with the user's model, so that its graphs are found again on the next call.
-    model = job.framework.sources.get(
-        job.model,
-        ("places", tuple(places.items()), target, call_key(job.inputs)),
-        lambda: WithPlaces(job, places, target),
+    key = (
+        "places",
+        tuple(places.items()),
+        job.target.key if inside else None,
+        call_key(job.inputs),
     )
-    return model, (Inside(_resolved(job)) if inside else job.target)
-
-
-def _resolved(job: Any) -> Target:
-    """The target, knowing where channels stand at its place, which only the whole tape can say."""
-    target: Target = job.target
-    if not isinstance(target, targets.Neuron) or target.channel_axis is not None:
-        return target
-
-    def program(tape: Tape) -> dict[str, Any]:
-        found = targets.find(target, tape)[0]
-        return {"axis": getattr(found, "channel_axis", None)}
-
-    axis = job.framework.compute(
-        job.model, job.inputs, program, key=("channel axis", target.key), keep=[target.layer]
-    )["axis"]
-    return replace(target, channel_axis=axis)
+    return job.framework.sources.get(job.model, key, lambda: WithPlaces(job, places, inside))
 
 
 class WithPlaces:
     """``model(...)`` with the arrays at some places replaced.
 
-    Where the target is inside the model, it returns the array at the target's place.
+    With ``inside`` it returns what that reads off the tape, else the model's own outputs.
     """
 
-    def __init__(self, job: Any, places: Mapping[str, Any], target: Target | None) -> None:
+    def __init__(self, job: Any, places: Mapping[str, Any], inside: Any) -> None:
         self.framework = job.framework
         # The store must not keep the model alive; whoever calls this holds it.
         bound = inspect.ismethod(job.model)
         self.model = weakref.WeakMethod(job.model) if bound else weakref.ref(job.model)
         self.inputs: Inputs = job.inputs
         self.places = places
-        self.target = target
+        self.inside = inside
         keras = sys.modules.get("keras")
         self.plain = None if keras is None else keras.Layer.__call__
 
@@ -94,8 +77,8 @@ class WithPlaces:
             )
             wanted[first.made[id(value)]] = swaps[name]
         tape = _tape(source, _Watched(source.scopes, wanted), arrays)
-        if self.target is not None:
-            return targets.find(self.target, tape)[1].array
+        if self.inside is not None:
+            return self.inside(tape)
         found = {k: getattr(v, "array", v) for k, v in tape.outputs.items()}
         return tape.structure(found) if tape.structure is not None else found
 
@@ -161,26 +144,3 @@ def _tape(source: Source, reader: Reader, arrays: Mapping[str, Array]) -> Tape:
     results = reader.run(source.body, cells)
     outputs = {n: c.value or c.array for n, c in zip(source.outputs, results, strict=True)}
     return finished(reader, inputs, outputs, source.structure, False, ())
-
-
-@dataclass(frozen=True)
-class Inside(Target):
-    """A target inside the model, on a model that returns the array there."""
-
-    of: Target
-
-    def arguments(self, samples: int) -> dict[str, Any]:
-        return self.of.arguments(samples)
-
-    @property
-    def key(self) -> Hashable:
-        return ("inside", self.of.key)
-
-    def weights(self, xp: Functions, y: Array, arguments: Mapping[str, Array]) -> Any:
-        return self.of.weights(xp, y, arguments)
-
-    def describe(self) -> str:
-        return self.of.describe()
-
-    def check(self, shape: Sequence[int]) -> None:
-        self.of.check(shape)

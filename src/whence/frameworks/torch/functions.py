@@ -113,6 +113,19 @@ class TorchFunctions:
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
         return a @ b
 
+    def shares(self, relevance: Tensor, z: Tensor, eps: float) -> Tensor:
+        z = z.detach()
+        # copysign takes -0.0 for negative; only sums of nothing but zeros are -0.0, and share nothing.
+        moved = torch.copysign(z.new_tensor(eps), z).add_(z)
+        if relevance.requires_grad or relevance.dtype != z.dtype or relevance.shape != z.shape:
+            return relevance / moved
+        return torch.div(relevance, moved, out=moved)
+
+    def scaled(self, array: Tensor, factor: Tensor) -> Tensor:
+        if array.requires_grad or array.dtype != factor.dtype or array.shape != factor.shape:
+            return array * factor
+        return array.mul_(factor.detach())
+
     def vjp(
         self, function: Callable[..., Tensor], inputs: Sequence[Tensor]
     ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:

@@ -170,7 +170,7 @@ class Memory:
         if found is not None:
             return found
         base = tensor._base if tensor._is_view() else None
-        if base is None and owner is not None and owner is not tensor:
+        if base is None and owner is not None and owner is not tensor and _covers(owner, tensor):
             track = self.adopt(owner)
             self.put(tensor, Track(tensor, version=-1))
             self.share(tensor, track, strided_view(owner, tensor))
@@ -245,6 +245,17 @@ def address(tensor: Tensor) -> int:
         return tensor.untyped_storage().data_ptr()
     except (NotImplementedError, RuntimeError):  # sparse, nested, without numbers
         return 0
+
+
+def _covers(owner: Tensor, tensor: Tensor) -> bool:
+    """Whether every number of a tensor is one of the owner's, which share memory."""
+
+    def span(t: Tensor) -> tuple[int, int]:
+        reach = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+        return t.storage_offset(), t.storage_offset() + reach
+
+    (start, end), (first, last) = span(owner), span(tensor)
+    return start <= first and last <= end and owner.dtype == tensor.dtype and bool(owner.numel())
 
 
 def flat_places(whole: Tensor, chain: Sequence[View]) -> Tensor:

@@ -27,13 +27,14 @@ __all__ = ["wrap"]
 _LOOKS_UP = ("embedding", "__getitem__", "index_select", "take", "index")
 
 
-def wrap(job: Any, places: Mapping[str, Any]) -> tuple[Any, Any]:
-    """(the model with more inputs, the target as it reads there).
+def wrap(job: Any, places: Mapping[str, Any], inside: Any) -> Any:
+    """The model with more inputs, as one that takes (their arrays, args, kwargs).
 
     places: name of the new input -> a layer's name, or the number of an embedding on the tape.
+    inside: not needed here: the layers behind a place are seen on this model's own tape.
     """
     if job.at is not None:
-        return WithLayer(job.model, next(iter(places)), job.at), job.target
+        return WithLayer(job.model, next(iter(places)), job.at)
     tape = job.framework.record(job.model, job.inputs, lean=True)
     try:
         tables = [n.params["weight"] for n in tape.nodes if n.kind is Op.EMBEDDING]
@@ -43,7 +44,7 @@ def wrap(job: Any, places: Mapping[str, Any]) -> tuple[Any, Any]:
     for name, number in places.items():
         same = [i for i, t in enumerate(tables) if t is tables[number]]
         looked[name] = (tables[number], same.index(number))
-    return WithEmbeddings(job.model, looked), job.target
+    return WithEmbeddings(job.model, looked)
 
 
 class WithLayer:
@@ -119,7 +120,7 @@ class WithEmbeddings:
             return run(*args, **kwargs)
 
 
-class _Exchange(TorchFunctionMode):  # type: ignore[misc]
+class _Exchange(TorchFunctionMode):
     """Answers look-ups in known tables with the arrays given."""
 
     def __init__(self, looked: Mapping[str, tuple[Any, int]], swaps: Mapping[str, Any]) -> None:

@@ -234,7 +234,8 @@ class Recorder(TorchFunctionMode):
     def _kept(self, constant: Tensor) -> Tensor:
         """A constant that a node will hold on to: nobody may write to it from here on."""
         if id(constant) not in self._foreign:
-            self._theirs.setdefault(address(constant), constant)
+            whole = constant._base if constant._is_view() else None
+            self._theirs.setdefault(address(constant), constant if whole is None else whole)
         if constant.is_inference():
             return constant.clone()
         # With a weight that asks for a gradient, an op would keep its input for that gradient.

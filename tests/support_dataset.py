@@ -1,0 +1,67 @@
+"""Runs to be compared, and a process to be killed in the middle of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *(p for p in sys.path if p)])}
+
+PROGRAM = """
+import sys
+import numpy as np
+from support_dataset import killed_run
+killed_run(sys.argv[1])
+"""
+
+
+def killed_run(out, known=True):
+    """60 digits, five of them broken, in parts of 4; every explained item is noted in a log."""
+    import numpy as np
+
+    from whence.data import digits, digits_model
+    from whence.dataset import explain_dataset
+    from whence.dataset import explain as module
+    from whence.dataset.work import explain_part as plain
+
+    images, labels = digits("test")
+    x = images[:60, None].copy()
+    x[[7, 21, 22, 40, 59], 0, 3, 3] = np.nan
+    def noted(work, part):
+        with open(f"{out}.log", "a") as file:
+            file.write(f"{part.number}\n")
+        return plain(work, part)
+
+    data = {"x": x, "label": labels[:60]} if known else ((a, b) for a, b in zip(x, labels))
+    module.explain_part = noted
+    try:
+        return explain_dataset(
+            digits_model("torch"), data, "lrp", out=out, batch_size=4, target="label",
+            progress=False,
+        )  # fmt: skip
+    finally:
+        module.explain_part = plain
+
+
+def start(out):
+    """The run in a process of its own, which says when it has imported everything."""
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(out)], env=ENV,
+                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+
+def contents(store):
+    """{file: bytes} of a store; what says how long it took is left out."""
+    found = {}
+    for path in sorted(Path(store).rglob("*")):
+        if path.is_dir():
+            continue
+        name = path.relative_to(store).as_posix()
+        held = path.read_bytes()
+        if name.startswith("parts/") and name.count("/") == 2:
+            held = {k: v for k, v in json.loads(held).items() if k != "seconds"}
+        found[name] = held
+    return found
