@@ -20,6 +20,8 @@ from whence.backward import Rule, Split
 from whence.tape import Node
 
 FRAMEWORKS = ("torch", "tensorflow")
+PLAIN_ONLY = ("deep-taylor",)
+"""Methods that refuse any net but one of affine ops, ReLUs and pooling."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,26 @@ def conv_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 @cache
-def conv_twin(framework: str, seed: int = 0, batch: int = 3) -> Twin:
+def conv_twin(framework: str, slope: float = 0.1) -> Twin:
     """conv, batch-norm, ReLU, max pooling, conv, leaky ReLU, dense; 6 x 6 maps of two channels.
+
+    slope: of the leaky ReLU; 0 makes it a plain one.
 
     One for all tests of a process, for TensorFlow compiles its graphs once a model.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     weights = {k: v.astype(np.float32) for k, v in conv_weights(rng).items()}
-    x = rng.normal(0, 1, (batch, 2, 6, 6)).astype(np.float32)
-    return torch_conv_twin(weights, x) if framework == "torch" else keras_conv_twin(weights, x)
+    x = rng.normal(0, 1, (3, 2, 6, 6)).astype(np.float32)
+    make = torch_conv_twin if framework == "torch" else keras_conv_twin
+    return make(weights, x, slope)
 
 
-def torch_conv_twin(w: dict[str, np.ndarray], x: np.ndarray) -> Twin:
+def fitting(framework: str, method: str) -> Twin:
+    """The twin that a method can explain: some are derived for plain ReLUs only."""
+    return conv_twin(installed(framework), 0.0 if method in PLAIN_ONLY else 0.1)
+
+
+def torch_conv_twin(w: dict[str, np.ndarray], x: np.ndarray, slope: float) -> Twin:
     import torch
     from torch import nn
 
@@ -81,7 +91,8 @@ def torch_conv_twin(w: dict[str, np.ndarray], x: np.ndarray) -> Twin:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = torch.relu(self.norm(self.conv1(x)))
             x = nn.functional.max_pool2d(x, 2)
-            x = nn.functional.leaky_relu(self.conv2(x), 0.1)
+            x = self.conv2(x)
+            x = nn.functional.leaky_relu(x, slope) if slope else torch.relu(x)
             return self.dense(x.flatten(1))
 
     net = Net()
@@ -96,7 +107,7 @@ def torch_conv_twin(w: dict[str, np.ndarray], x: np.ndarray) -> Twin:
     return Twin("torch", net.eval(), x, torch.as_tensor, lambda a: a, names)
 
 
-def keras_conv_twin(w: dict[str, np.ndarray], x: np.ndarray) -> Twin:
+def keras_conv_twin(w: dict[str, np.ndarray], x: np.ndarray, slope: float) -> Twin:
     import keras
     import tensorflow as tf
 
@@ -108,7 +119,7 @@ def keras_conv_twin(w: dict[str, np.ndarray], x: np.ndarray) -> Twin:
         layers.ReLU(),
         layers.MaxPooling2D(2),
         layers.Conv2D(5, 3, padding="same", name="conv2"),
-        layers.LeakyReLU(negative_slope=0.1),
+        layers.LeakyReLU(negative_slope=slope) if slope else layers.ReLU(),
         layers.Flatten(),
         layers.Dense(3, name="dense"),
     ])  # fmt: skip

@@ -13,8 +13,8 @@ import whence
 from whence.backward import Split, name_of, plan, reached, walk
 from whence.errors import MissingRule
 from whence.ops import Op
-from whence.rules.gradient import GRADIENT, gradient
 from whence.rules.composite import epsilon_table
+from whence.rules.gradient import GRADIENT, gradient
 
 
 def forked(x):

@@ -67,6 +67,8 @@ def test_the_glove_game():
     drawn = played(Permutations(3, 6000, rng), glove)
     np.testing.assert_allclose(drawn.values, want, atol=0.02)
     assert (np.abs(drawn.values - want) < 4 * drawn.report["error"]).all()
+    # The right glove adds 1 in two orders of three, else 0.
+    np.testing.assert_allclose(drawn.report["error"][2], np.sqrt(2 / 9 / 6000), rtol=0.05)
 
 
 def test_the_glove_game_by_a_model(formulas):
@@ -411,3 +413,14 @@ def test_lasso_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(MissingFramework, match='pip install "scikit-learn"'):
         surrogate.lasso(np.ones((2, 1)), np.ones(2), np.ones(2), 0.1)
+
+
+def test_methods_asked_at_once_share_the_answer_at_x():
+    f, seen = Formulas("torch"), []
+
+    def model(x):
+        seen.append(len(x))
+        return x[:, 0]
+
+    f.explain(model, np.ones((2, 3)), [ExactShapley(), ShapleySampling(2), LIME(5)])
+    assert sum(seen) == 2 + 2 * (7 + 5 + 5)

@@ -60,10 +60,11 @@ def test_a_kill_at_any_point_costs_one_part_at_most(tmp_path, whole):
     store, draw, kills = tmp_path / "run.zarr", random.Random(3), 0
     while True:
         process, before = start(store), sum(explained(store).values())
-        aim = draw.randint(1, 4)
+        aim = draw.randint(2, 5)
         wait_for(lambda n=before + aim: sum(explained(store).values()) >= n, process)
         time.sleep(draw.uniform(0, 0.03))  # in the call, between the chunks, before the record...
         if process.poll() is not None:
+            said = process.communicate()[1]
             break
         held = {p.name: p.read_bytes() for p in store.glob("parts/*/*.json")}
         process.kill()
@@ -75,8 +76,8 @@ def test_a_kill_at_any_point_costs_one_part_at_most(tmp_path, whole):
             run = load_run(store)
             assert run.done + len(run.failures) == len(run) == 4 * len(after)
         assert kills < 40
-    assert process.returncode == 0, process.communicate()[1]
-    assert kills >= 3
+    assert process.returncode == 0, said
+    assert kills >= 2
     assert_whole(store, whole, kills)
 
 
@@ -171,7 +172,9 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot write .*run.zarr: Not a directory"):
-        explain_dataset(torch.nn.Linear(3, 2), np.eye(3), "gradient", out=tmp_path / "file/run.zarr")
+        explain_dataset(
+            torch.nn.Linear(3, 2), np.eye(3), "gradient", out=tmp_path / "file/run.zarr"
+        )
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut", "record"])

@@ -66,7 +66,10 @@ def test_models_without_batch_norm(name):
     import_torchvision()
     from torchvision import models
 
-    net = lively(getattr(models, name)(weights=None, num_classes=10))
+    torch.manual_seed(1)
+    net = getattr(models, name)(weights=None, num_classes=10).eval()
+    # As they are made, these scale their branches or their answer to next to nothing.
+    net = lively(net) if name in ("swin_t", "convnext_tiny", "alexnet") else net
     adds_up(net, torch.randn(2, 3, 64, 64))
 
 

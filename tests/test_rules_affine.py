@@ -191,8 +191,12 @@ def test_batch_norm_counts_as_part_of_the_op_before_it(name):
         folded.bias = nn.Parameter((bias - norm.running_mean) * scale + norm.bias)
     found = [
         whence.explain(
-            nn.Sequential(*layers, nn.LeakyReLU(0.5), nn.Flatten()), x, "lrp", target=3,
-                composite="epsilon", eps=EPS,
+            nn.Sequential(*layers, nn.LeakyReLU(0.5), nn.Flatten()),
+            x,
+            "lrp",
+            target=3,
+            composite="epsilon",
+            eps=EPS,
         )
         for layers in ((layer, norm), (folded,))
     ]

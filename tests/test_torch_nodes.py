@@ -161,6 +161,9 @@ def test_only_what_one_op_alone_uses_is_folded():
     assert ops(lambda t: (lambda h: (norm(h), h))(conv(t))) == ["conv2d", "batch_norm"]
     assert ops(lambda t: norm(conv(t)).relu() * 2 + 1) == ["conv2d+batch_norm", "relu", "mul+add"]
     assert ops(lambda t: (conv(t) - 1) * 3 / 7) == ["conv2d+sub+mul+div"]
+    columns = torch.randn(4, 4, dtype=D)
+    assert ops(lambda t: (t @ columns) * 2 + columns[0]) == ["matmul+mul+add"]
+    assert ops(lambda t: (columns @ t) + columns[0]) == ["matmul", "add"]
     per_pixel = torch.randn(4, 4, dtype=D)
     assert ops(lambda t: conv(t) * per_pixel) == ["conv2d", "mul"]
     assert ops(lambda t: norm(conv(t)), keep=["conv"]) == ["conv2d", "batch_norm"]

@@ -142,6 +142,23 @@ def huggingface(name: str) -> tuple[nn.Module, Callable[[Any], torch.Tensor]]:
     if name == "qwen3":
         config = t.Qwen3Config(vocab_size=20, num_key_value_heads=2, head_dim=8, **SMALL)
         return t.Qwen3ForCausalLM(config), logits
+    if name == "mamba":
+        config = t.MambaConfig(vocab_size=20, hidden_size=32, num_hidden_layers=2, state_size=4)
+        return t.MambaForCausalLM(config), logits
+    if name == "deberta":
+        config = t.DebertaConfig(
+            vocab_size=20, type_vocab_size=0, relative_attention=True, pos_att_type=["c2p", "p2c"],
+            **SMALL,
+        )  # fmt: skip
+        return t.DebertaForSequenceClassification(config), logits
+    if name == "qwen3_moe":
+        config = t.Qwen3MoeConfig(
+            vocab_size=20, num_key_value_heads=2, head_dim=8, num_experts=4, num_experts_per_tok=2,
+            moe_intermediate_size=16, **SMALL,
+        )  # fmt: skip
+        model = t.Qwen3MoeForCausalLM(config)
+        model.set_experts_implementation("eager")
+        return model, logits
     config = t.T5Config(vocab_size=20, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
     return t.T5EncoderModel(config), states
 
@@ -149,7 +166,7 @@ def huggingface(name: str) -> tuple[nn.Module, Callable[[Any], torch.Tensor]]:
 FAMILIES = ["bert", "gpt2", "llama", "qwen3", "t5"]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, "mamba", "deberta", "qwen3_moe"])
 def test_language_models_by_embeddings(name):
     model, head = huggingface(name)
     model = lively(model).to(DOUBLE)

@@ -19,7 +19,7 @@ from ..targets import Target
 from .items import is_array
 from .work import Work
 
-__all__ = ["described", "differences", "refused"]
+__all__ = ["described", "differences", "plain", "refused"]
 
 _FEW = 64  # targets that are written out
 _LARGE = 1 << 16  # numbers of one array of weights that are looked at

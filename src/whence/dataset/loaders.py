@@ -64,6 +64,9 @@ class Pictures(Indexed):
 
     def __init__(self, paths: Sequence[Any], preprocess: Preprocess) -> None:
         self.files = [file for path in paths for file in files_of(str(path))]
+        for file in self.files:
+            if not file.exists():
+                decode(file)  # which says what is there instead
         whole = [str(file.absolute()) for file in self.files]
         self.folder = Path(commonpath([str(Path(w).parent) for w in whole]))
         names = [Path(w).relative_to(self.folder).as_posix() for w in whole]
@@ -105,7 +108,8 @@ class Loader(Source):
             )
         self.batches: Any = getattr(loader, "batch_sampler", None)
         self.dataset: Any = getattr(loader, "dataset", None)
-        self.mapped = self.batches is not None and hasattr(self.dataset, "__getitem__")
+        endless = any(c.__name__ == "IterableDataset" for c in type(self.dataset).__mro__)
+        self.mapped = self.batches is not None and not endless
         self.size = getattr(loader, "batch_size", None)
         self.length = None
         if self.mapped and hasattr(loader.sampler, "__len__") and self.size:

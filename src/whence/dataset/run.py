@@ -45,11 +45,11 @@ class DatasetRun(Sequence[Explanation]):
         try:
             run = self.head["run"]
             self.method: str = run["method"]
-            self.options: dict[str, Any] = run["options"]
             self.batch_size: int = run["batch_size"]
             self.classes: list[str] | None = run["classes"]
             self.complete: bool = self.head["complete"]
             self.facts = Facts(**self.head["facts"]) if "facts" in self.head else None
+            self.options: dict[str, Any] = self.facts.options if self.facts else run["options"]
         except (KeyError, TypeError) as error:
             raise FileFormatError(f"{path} is damaged: {error} is missing or wrong") from error
         self._parts = set(self.records.numbers())

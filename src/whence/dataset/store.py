@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +22,7 @@ import numpy as np
 
 from ..errors import FileError, FileFormatError, InputError, MissingFramework
 from ..storage import write_whole
-from .config import differences, refused
+from .config import differences, plain, refused
 from .records import FOLDER, Record, Records
 from .work import Done, Facts
 
@@ -132,7 +131,7 @@ class Store:
         """Write a part: its data, then its record. Raises FileError; then it is not finished."""
         part = done.part
         if done.facts is not None and "facts" not in self.head:
-            self.rewrite({**self.head, "facts": asdict(done.facts)})
+            self.rewrite({**self.head, "facts": plain(vars(done.facts))})
         with self._errors():
             for name in self._names():
                 for path in self._leftover(name, part.number):

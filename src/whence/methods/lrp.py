@@ -41,6 +41,9 @@ class _Relevance(Method):
             key=tuple(m.key for m in methods),
         )  # fmt: skip
 
+    def __hash__(self) -> int:
+        return hash(self.key)
+
     @property
     def key(self) -> Any:
         """What tells one walk's graph from another's."""
@@ -101,6 +104,8 @@ class LRP(_Relevance):
     def _named(self, name: str) -> Composite:
         given = {"eps": self.eps, "gamma": self.gamma, "low": self.low, "high": self.high}
         return named(name, **given)
+
+    __hash__ = _Relevance.__hash__  # options may be dicts and arrays
 
     def resolve(self, tape: Tape) -> Composite:
         """The composite for this tape."""

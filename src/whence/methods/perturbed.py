@@ -41,7 +41,8 @@ class Result:
 class Perturbed(Method):
     """A method that calls the model on varied inputs and looks at the explained number alone.
 
-    rows: most varied inputs a model call; None goes by the memory at hand. The numbers are the same.
+    rows: most varied inputs a model call; None goes by the memory at hand. The numbers are the
+    same.
     """
 
     reduce_by: ClassVar[str] = "mean"

@@ -83,24 +83,23 @@ class Sides:
     """shares (like the output) -> operand times what the weights pull back, (batch, *in)."""
 
 
-def signed_run(
-    node: Node, up: Array, down: Array, bias: Array | None, x: Array | None = None
-) -> Sides:
-    """``f(x+; up, bias) + f(x-; down)``: the op with one weight for the positive part of its operand
-    and another for the negative part.
+def signed_run(node: Node, weight: Array, bias: Array | None, *, up: bool = True) -> Sides:
+    """What pushed the output up, ``f(x+; W+, bias) + f(x-; W-)``; or, with ``up=False``, what pushed
+    it down, ``f(x+; W-, bias) + f(x-; W+)``. An operand that is not negative needs one run.
     """
     xp: Any = node.xp
     name, offset = weight_name(node), "shift" if node.kind is Op.AFFINE else "bias"
-    known = x is None and nonnegative(node.into[0])
-    x = node.inputs[0] if x is None else x
+    (x,) = node.inputs
+    first, second = (positive, negative) if up else (negative, positive)
+    known = nonnegative(node.into[0])
     above = x if known else positive(xp, x)
-    output, pull = node.rerun(above, **{name: up, offset: bias})
+    output, pull = node.rerun(above, **{name: first(xp, weight), offset: bias})
     if known:
-        return Sides(output, lambda shares: above * pull(shares)[0])
+        return Sides(output, lambda shares: xp.scaled(pull(shares)[0], above))
     below = x - above
-    second, pull_below = node.rerun(below, **{name: down, offset: None})
+    rest, pull_below = node.rerun(below, **{name: second(xp, weight), offset: None})
     return Sides(
-        output + second, lambda shares: above * pull(shares)[0] + below * pull_below(shares)[0]
+        output + rest, lambda shares: above * pull(shares)[0] + below * pull_below(shares)[0]
     )
 
 

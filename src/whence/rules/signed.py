@@ -7,8 +7,8 @@ sign(0) = +1 and eps = 1e-6. All hold for operands, weights and outputs of eithe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..backward import Split, Total
@@ -36,18 +36,12 @@ class _Term:
         return books
 
 
-def _term(
-    node: Node, relevance: Array, up: Array, down: Array, bias: Array | None, mode: str
-) -> _Term:
-    """R shared out over x+ up + x- down (+ bias): R_in = [x+ up + x- down]^T R / s(sum)."""
-    sides = signed_run(node, up, down, None if mode == "ignore" else bias)
-    shares = shares_of(node, relevance, sides.output)
-    return _finish(node, sides.back, sides.output, shares, bias, mode)
-
-
 def _finish(
-    node: Node, back: Any, output: Array, shares: Array, bias: Array | None, mode: str
-) -> _Term:
+    node: Node, back: Callable[[Array], Array], output: Array, relevance: Array, bias: Array | None,
+    mode: str,
+) -> _Term:  # fmt: skip
+    """R shared out over one sum of terms and its bias."""
+    shares = shares_of(node, relevance, output)
     part = back(shares)
     offset = None
     if bias is not None and mode != "ignore":
@@ -90,12 +84,12 @@ class ZPlus:
         xp: Any = node.xp
         weight, bias = weights_of(node)
         above = None if bias is None else positive(xp, bias)
-        term = _term(node, relevance, positive(xp, weight), negative(xp, weight), above, self.bias)
-        empty = xp.where(term.output == 0, relevance, xp.zeros_like(relevance))
+        sides = signed_run(node, weight, None if self.bias == "ignore" else above)
+        term = _finish(node, sides.back, sides.output, relevance, above, self.bias)
 
         def absorbed(total: Total) -> Mapping[str, Array]:
             books = term.books(total, relevance)
-            lost = total(empty)
+            lost = total(xp.where(term.output == 0, relevance, xp.zeros_like(relevance)))
             return {**books, "epsilon": books["epsilon"] - lost, "empty": lost}
 
         return Split((term.part,), absorbed)
@@ -136,11 +130,10 @@ class AlphaBeta:
         xp: Any = node.xp
         weight, bias = weights_of(node)
         zero = xp.zeros_like(relevance)
-        plus, minus = positive(xp, weight), negative(xp, weight)
         biases = (None, None) if bias is None else (positive(xp, bias), negative(xp, bias))
         used = (None, None) if self.bias == "ignore" else biases
-        up = signed_run(node, plus, minus, used[0])
-        down = signed_run(node, minus, plus, used[1])
+        up = signed_run(node, weight, used[0])
+        down = signed_run(node, weight, used[1], up=False)
         no_up, no_down = up.output == 0, down.output == 0
         for_up, for_down = relevance * self.alpha, relevance * -self.beta
         if self.empty == "conserve":
@@ -148,7 +141,7 @@ class AlphaBeta:
             for_down = xp.where(no_up, relevance, for_down)
         for_up, for_down = xp.where(no_up, zero, for_up), xp.where(no_down, zero, for_down)
         terms = [
-            (_finish(node, s.back, s.output, shares_of(node, r, s.output), b, self.bias), r)
+            (_finish(node, s.back, s.output, r, b, self.bias), r)
             for s, r, b in ((up, for_up, biases[0]), (down, for_down, biases[1]))
         ]
 
@@ -181,33 +174,38 @@ class Gamma:
 
     def __call__(self, node: Node, relevance: Array) -> Split:
         xp: Any = node.xp
+        (x,), g = node.inputs, self.gamma
         weight, bias = weights_of(node)
-        z, zero = node.output, xp.zeros_like(relevance)
-        more_up = weight + self.gamma * positive(xp, weight)
-        more_down = weight + self.gamma * negative(xp, weight)
-        above, below = xp.where(z > 0, relevance, zero), xp.where(z < 0, relevance, zero)
-        sides = [(above, more_up, more_down, positive), (below, more_down, more_up, negative)]
-        if xp.known_zero(below):  # after a rectifier nothing arrives at z < 0: one run is enough
-            sides = sides[:1]
-        terms = [
-            (
-                _term(
-                    node,
-                    r,
-                    up,
-                    down,
-                    None if bias is None else bias + self.gamma * sign(xp, bias),
-                    self.bias,
-                ),
-                r,
-            )
-            for r, up, down, sign in sides
-        ]
+        free = node.output if node.offset is None else node.output - xp.asarray(node.offset, like=x)
+        up = signed_run(node, weight, None)
+        # With P what pushed up and N = xW - P what pushed down, z > 0 shares over xW + gamma P and
+        # z < 0 over xW + gamma N: one modified run and two ways back serve both.
+        above = self._side(node, relevance, free + g * up.output, bias, positive)
+        below = self._side(node, relevance, free + g * (free - up.output), bias, negative)
+        whole = node.pull(above.shares + (1 + g) * below.shares)[0]
+        part = x * whole + g * up.back(above.shares - below.shares)
+        for side in (above, below):
+            if side.offset is not None and self.bias == "distribute":
+                part = part + spread_evenly(node, side.shares * side.offset)
 
         def absorbed(total: Total) -> Mapping[str, Array]:
-            books = _sum_books([t.books(total, r) for t, r in terms])
-            books["clipped"] = total(relevance) - total(above) - total(below)
+            sides = [s if self.bias == "absorb" else replace(s, offset=None) for s in (above, below)]
+            books = _sum_books([s.books(total, s.part) for s in sides])
+            books["clipped"] = total(relevance) - total(above.part) - total(below.part)
             return books
 
-        parts = [t.part for t, _ in terms]
-        return Split((sum(parts[1:], parts[0]),), absorbed)
+        return Split((part,), absorbed)
+
+    def _side(
+        self, node: Node, relevance: Array, output: Array, bias: Array | None, sign: Callable[..., Array]
+    ) -> _Term:  # fmt: skip
+        """What arrives at outputs of one sign, and its shares; ``part`` holds what arrived."""
+        xp: Any = node.xp
+        z = node.output
+        here = z > 0 if sign is positive else z < 0
+        arrived = xp.where(here, relevance, xp.zeros_like(relevance))
+        offset = None
+        if bias is not None and self.bias != "ignore":
+            offset = _aligned(node, bias + self.gamma * sign(xp, bias))
+            output = output + offset
+        return _Term(output, arrived, shares_of(node, arrived, output), offset)

@@ -48,7 +48,8 @@ def _joins(first: Node, second: Node) -> bool:
     if first.kind not in (Op.CONV, Op.DENSE) or "weight" not in first.params:
         return False
     if first.kind is Op.DENSE and first.op not in ("linear", "addmm"):
-        return False
+        if not first.attrs.get("columns"):  # x @ weight, a column of the weight an output
+            return False
     if "alpha" in first.attrs and first.attrs["alpha"] != 1:
         return False
     rank = len(first.out[0].shape)
@@ -141,7 +142,7 @@ class Folded(Mapping[str, Any]):
         if not isinstance(scale, torch.Tensor) or scale.numel() == 1:
             return weight * (scale.reshape(()) if isinstance(scale, torch.Tensor) else scale)
         flat = scale.reshape(-1)
-        if self._first.op == "addmm":
+        if self._first.op == "addmm" or self._first.attrs.get("columns"):
             return weight * flat
         if self._first.attrs.get("transposed"):
             groups = int(self._first.attrs["groups"])

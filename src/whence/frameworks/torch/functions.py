@@ -155,7 +155,9 @@ class TorchFunctions:
         thin = [i for i in range(1, a.dim()) if i < lead or b.shape[i - lead] != a.shape[i]]
         if thin:  # b is constant along these axes: sum a there first, rather than stretch b
             a = a.sum(dim=thin, keepdim=True, dtype=wide)
-        n = a.shape[0]
-        rows = a.reshape(n, 1, -1).to(wide)
-        columns = b.to(wide).broadcast_to(a.shape).reshape(n, -1, 1)
-        return torch.bmm(rows, columns).reshape(n)
+        # Dot products over the inner axes, then a sum of those in double precision: a single long
+        # dot product in float32 would lose what the books are balanced to.
+        n, blocks = a.shape[0], a.shape[1] if a.dim() > 2 else 1
+        rows = a.reshape(n * blocks, 1, -1).to(wide)
+        columns = b.to(wide).broadcast_to(a.shape).reshape(n * blocks, -1, 1)
+        return torch.bmm(rows, columns).reshape(n, blocks).sum(1, dtype=torch.float64).to(wide)

@@ -87,7 +87,10 @@ def _product(call: Call) -> Kinded:
     if len(tensors) == 1:
         return Kinded(Op.AVGPOOL if call.name == "einsum" else Op.OPAQUE)
     if len(tracked) == 1:
-        return Kinded(Op.DENSE, {"weight": constant[0]} if len(constant) == 1 else {})
+        weight = constant[0] if len(constant) == 1 else None
+        plain = call.name in ("matmul", "mm", "linalg_matmul") and tensors[0] is tracked[0]
+        columns = plain and weight is not None and weight.dim() == 2
+        return Kinded(Op.DENSE, roles(weight=weight), {"columns": True} if columns else {})
     return Kinded(Op.MATMUL if len(tensors) == 2 else Op.OPAQUE)
 
 

@@ -30,6 +30,8 @@ class _Follower:
         for name, module in modules:
             self.names.setdefault(id(module), _plain(name))
         self.sizes = sizes_of(modules)
+        self.unnamed: list[nn.Module] = []
+        """Kept for the length of the recording, so that no other module takes over its ``id``."""
         self.thread = threading.get_ident()
         self.stack: list[str] = []
         self.records: dict[str, list[LayerRecord]] = {}
@@ -39,13 +41,21 @@ class _Follower:
             return
         self.stack.append(self.recorder.layer)
         name = self.names.get(id(module))
-        if name is None:  # made during the call, or out of sight: its children are named under it
-            name = type(module).__name__.lower()
-            name = f"{self.recorder.layer}.{name}" if self.recorder.layer else name
-            self.names[id(module)] = name
-            for path, child in module.named_modules():
-                self.names.setdefault(id(child), f"{name}.{path}" if path else name)
-        self.recorder.layer = name
+        self.recorder.layer = self.named(module) if name is None else name
+
+    def named(self, module: nn.Module) -> str:
+        """A name for one made during the call or out of sight; its children are named under it."""
+        own = getattr(module, "name", None)  # Keras layers have one
+        plain = own if isinstance(own, str) and own else type(module).__name__.lower()
+        plain = f"{self.recorder.layer}.{plain}" if self.recorder.layer else plain
+        taken, name, count = set(self.names.values()), plain, 0
+        while name in taken:
+            count += 1
+            name = f"{plain}_{count}"
+        self.unnamed.append(module)
+        for path, child in module.named_modules():
+            self.names.setdefault(id(child), f"{name}.{path}" if path else name)
+        return name
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         if threading.get_ident() != self.thread:

@@ -242,7 +242,7 @@ class Memory:
 def address(tensor: Tensor) -> int:
     """Where a tensor's memory begins; 0 where it has none."""
     try:
-        return tensor.untyped_storage().data_ptr()
+        return int(tensor.untyped_storage().data_ptr())
     except (NotImplementedError, RuntimeError):  # sparse, nested, without numbers
         return 0
 

@@ -1,0 +1,493 @@
+"""Data of every kind go in; what comes out is what explaining each sample alone gives."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+
+zarr = pytest.importorskip("zarr")
+torch = pytest.importorskip("torch")
+
+import whence
+from whence.data import digits, digits_model
+from whence.dataset import DatasetRun, explain_dataset, load_run
+from whence.dataset.work import Work, explain_part
+from whence.errors import (
+    FileError,
+    FileFormatError,
+    InputError,
+    MissingFramework,
+    OptionError,
+    UnknownName,
+)
+from whence.images import Preprocess
+
+IMAGES, LABELS = digits("test")
+N = 11
+X, Y = IMAGES[:N, None], LABELS[:N]
+
+
+@pytest.fixture(scope="module")
+def net():
+    return digits_model("torch")
+
+
+def run_of(net, data, out, method="gradient-x-input", **options):
+    options.setdefault("batch_size", 4)
+    return explain_dataset(net, data, method, out=out, progress=False, **options)
+
+
+def assert_explains(run, net, x=X, method="gradient-x-input", **options):
+    expected = whence.explain(net, x, method, **options)
+    assert len(run) == len(x) and run.complete and run.failures == [] and run.done == len(x)
+    np.testing.assert_allclose(run.attribution[:], expected.to_numpy(), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(run.output, expected.output, rtol=1e-6)
+    np.testing.assert_array_equal(run.target, expected.target)
+    np.testing.assert_array_equal(run.answer, expected.answer)
+    np.testing.assert_allclose(run.probability, expected.probability, rtol=1e-6)
+    np.testing.assert_allclose(run.gap, expected.gap, rtol=1e-3, atol=1e-6)
+
+
+class Counted:
+    """A map-style data set that remembers what was asked for."""
+
+    def __init__(self, wrap=torch.from_numpy):
+        self.wrap, self.seen = wrap, []
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        self.seen.append(index)
+        return self.wrap(X[index]), int(Y[index])
+
+
+class Endless:
+    """An iterable that begins anew each time and does not know its length."""
+
+    def __iter__(self):
+        return iter([*zip(X, Y, strict=True)])
+
+
+def loader(**options):
+    return torch.utils.data.DataLoader(Counted(), **options)
+
+
+KINDS = {
+    "array": lambda: X,
+    "tensor": lambda: torch.from_numpy(X),
+    "pair": lambda: (X, Y),
+    "dict": lambda: {"x": X, "label": Y, "id": [f"d{i}" for i in range(N)]},
+    "list": lambda: list(X),
+    "pairs": lambda: [*zip(X, Y, strict=True)],
+    "dicts": lambda: [{"x": x, "label": y, "id": f"d{i}"} for i, (x, y) in enumerate(zip(X, Y))],
+    "lists of numbers": lambda: X.tolist(),
+    "generator": lambda: iter([*zip(X, Y, strict=True)]),
+    "iterable": Endless,
+    "map-style": Counted,
+    "loader": lambda: loader(batch_size=4),
+    "loader of 3": lambda: loader(batch_size=3),
+    "loader of an iterable": lambda: torch.utils.data.DataLoader(
+        torch.utils.data.IterableDataset.__new__(type("It", (torch.utils.data.IterableDataset,),
+        {"__iter__": lambda s: iter([*zip(X, Y, strict=True)])})), batch_size=4),
+    "loader of samples": lambda: torch.utils.data.DataLoader(Counted(), batch_size=None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_of_every_kind(net, tmp_path, kind):
+    run = run_of(net, KINDS[kind](), tmp_path / "run.zarr")
+    assert_explains(run, net)
+    assert run.ids == ([f"d{i}" for i in range(N)] if "dict" in kind else list(range(N)))
+    bare = kind in ("array", "tensor", "list", "lists of numbers")
+    assert (run.labels is None) if bare else (run.labels.tolist() == Y.tolist())
+    assert_explains(whence.dataset.load_run(tmp_path / "run.zarr"), net)
+
+
+def test_a_loaders_own_batches(net, tmp_path):
+    data = Counted()
+    run = run_of(net, torch.utils.data.DataLoader(data, batch_size=3), tmp_path / "run.zarr",
+                 batch_size=None)  # fmt: skip
+    assert (run.batch_size, len(run)) == (3, N)
+    assert data.seen == list(range(N))
+
+
+@pytest.mark.parametrize("kind", ["arrays", "batches", "samples", "loader", "folder"])
+def test_keras(tmp_path, kind):
+    tf = pytest.importorskip("tensorflow")
+    net, x = digits_model("tensorflow"), IMAGES[:N, :, :, None]
+    data = tf.data.Dataset.from_tensor_slices((x, Y))
+    if kind == "folder":
+        folder_of(tmp_path / "in")
+        run = run_of(net, tmp_path / "in", tmp_path / "run.zarr",
+                     preprocess=Preprocess(colour="grey", channels="last"))  # fmt: skip
+        assert run.ids == [f"{i}.png" for i in range(N)]
+        np.testing.assert_array_equal(run.answer, whence.explain(net, x, "gradient").answer)
+        return
+    given = {"arrays": (x, Y), "batches": data.batch(3), "samples": data,
+             "loader": torch.utils.data.DataLoader([*zip(x, Y, strict=True)], 4)}[kind]  # fmt: skip
+    if kind == "loader":
+        given = x
+    assert_explains(run_of(net, given, tmp_path / "run.zarr"), net, x)
+
+
+def folder_of(folder):
+    from PIL import Image
+
+    folder.mkdir()
+    for i, image in enumerate(IMAGES[:N]):
+        Image.fromarray(np.round(image * 255).astype(np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_a_folder_of_images(net, tmp_path):
+    folder = folder_of(tmp_path / "in")
+    (folder / "5.png").write_bytes(b"no picture")
+    loaded = whence.load_model("demo:digits", framework="torch")
+    run = explain_dataset(loaded, folder, "lrp", out=tmp_path / "run.zarr", progress=False)
+    assert run.ids == [f"{i}.png" for i in range(N)]
+    (failure,) = run.failures
+    assert (failure.index, failure.id, failure.stage) == (5, "5.png", "reading")
+    assert "not an image that can be read" in failure.reason
+    good = [i for i in range(N) if i != 5]
+    x = whence.images.read([folder / f"{i}.png" for i in good], loaded.preprocess).x
+    expected = whence.explain(loaded.model, x, "lrp")
+    np.testing.assert_allclose(run.attribution[:][good], expected.to_numpy(), rtol=1e-4, atol=1e-6)
+    assert np.isnan(run.attribution[5]).all()
+    assert run["3.png"].target_names == [str(run.target[3])]
+    figure = run.show("3.png")
+    assert "3.png" in str([t.get_text() for a in figure.axes for t in a.texts]) + str(
+        [a.get_title() + a.get_ylabel() for a in figure.axes] + [t.get_text() for t in figure.texts])  # fmt: skip
+    assert len(run._images([3])[0]) == 8
+    again = explain_dataset(loaded, str(folder), "lrp", out=tmp_path / "run.zarr", progress=False)
+    assert repr(again) == repr(run)
+    (folder / "3.png").unlink()
+    assert run._images([3]) is None
+
+
+@pytest.mark.parametrize("target", [3, [*range(10), 4], "label", whence.difference(3, 8)])
+def test_targets(net, tmp_path, target):
+    run = run_of(net, (X, Y), tmp_path / "run.zarr", target=target)
+    wanted = Y.tolist() if target == "label" else target
+    e = whence.explain(net, X, "gradient-x-input", target=wanted)
+    np.testing.assert_allclose(run.attribution[:], e.to_numpy(), rtol=1e-5, atol=1e-7)
+    if isinstance(e.target, str):
+        assert run.target == e.target == run[2].target
+    else:
+        assert run.target.tolist() == e.target.tolist()
+    assert run[2:5].target_names == e.target_names[2:5]
+
+
+def test_an_item_is_an_explanation(net, tmp_path):
+    names = [f"digit {i}" for i in range(10)]
+    run = run_of(net, X, tmp_path / "run.zarr", "lrp", classes=names)
+    whole = whence.explain(net, X, "lrp", classes=names)
+    for place in (0, 5, -1):
+        e, alone = run[place], whence.explain(net, X[[place]], "lrp", classes=names)
+        np.testing.assert_allclose(e.attribution, alone.attribution, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(e.heatmap(), alone.heatmap(), rtol=1e-4, atol=1e-6)
+        for name in ("method", "axes", "channels", "target_names", "signed", "reduce", "versions",
+                     "model_summary", "layer"):  # fmt: skip
+            assert getattr(e, name) == getattr(alone, name), name
+        assert e.options == json.loads(json.dumps(alone.options))
+        np.testing.assert_allclose(e.gap, alone.gap, rtol=1e-2, atol=1e-6)
+    np.testing.assert_allclose(run[2:9:3].output, whole.output[2:9:3], rtol=1e-6)
+    assert [e.output[0] for e in run] == run.output.tolist()
+    with pytest.raises(IndexError, match="item 11 was asked for; .*run.zarr holds 11"):
+        run[11]
+    with pytest.raises(UnknownName, match="no item named 'six'"):
+        run["six"]
+    assert repr(run).startswith(f"DatasetRun by lrp: 11 items in {tmp_path}/run.zarr, ")
+    assert "attribution (11, 1, 8, 8), DigitsNet" in repr(run)
+
+
+def test_others_read_the_store(net, tmp_path):
+    run_of(net, X, tmp_path / "run.zarr")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        group = zarr.open_group(tmp_path / "run.zarr", mode="r")
+        names = dict(group.members())
+    assert {"attribution_0", "output", "target", "answer", "probability", "gap", "id"} <= set(names)
+    assert group["attribution_0"].shape == (N, 1, 8, 8)
+    assert group["attribution_0"].chunks == (4, 1, 8, 8)
+    said = group.attrs["whence"]["run"]
+    assert (said["method"], said["batch_size"], said["data"]["length"]) == (
+        "gradient-x-input", 4, N)  # fmt: skip
+
+
+def test_several_inputs_and_tokens_of_many_lengths(tmp_path):
+    class Reads(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = torch.nn.Embedding(20, 3)
+            self.fc = torch.nn.Linear(3, 2)
+
+        def forward(self, ids, weight):
+            return self.fc((self.embed(ids) * weight[..., None]).sum(1))
+
+    torch.manual_seed(0)
+    net, draw = Reads(), np.random.default_rng(0)
+    lengths = [3, 5, 3, 2, 9, 9, 4, 3, 12]
+    data = [{"ids": draw.integers(0, 20, n), "weight": draw.random(n, np.float32), "id": f"s{n}-{i}"}
+            for i, n in enumerate(lengths)]  # fmt: skip
+    run = run_of(net, data, tmp_path / "run.zarr")
+    assert run.attribution["weight"].shape == (9, 12)
+    for i, item in enumerate(data):
+        x = {k: v[None] for k, v in item.items() if k != "id"}
+        alone = whence.explain(net, x, "gradient-x-input")
+        assert set(run[i].attribution) == set(alone.attribution)
+        for name in alone.attribution:
+            assert run[i].attribution[name].shape == alone.attribution[name].shape
+            np.testing.assert_allclose(run[i].attribution[name], alone.attribution[name], rtol=1e-5)
+        assert np.isnan(run.attribution["weight"][i, lengths[i] :]).all()
+    with pytest.raises(InputError, match="the items differ in shape"):
+        run[0:3]
+    assert run[4:6].attribution["weight"].shape == (2, 9)
+
+
+def test_an_item_that_raises_is_passed_by(net, tmp_path):
+    def item(i):
+        if i in (2, 9):
+            raise RuntimeError(f"nothing at {i}")
+        return X[i] if i != 6 else np.full_like(X[i], np.nan)
+
+    class Items(list):
+        def __getitem__(self, i):
+            return item(i)
+
+    out = tmp_path / "run.zarr"
+    run = run_of(net, Items(range(N)), out)
+    assert [(f.index, f.stage) for f in run.failures] == [
+        (2, "reading"), (6, "explaining"), (9, "reading")]  # fmt: skip
+    assert run.failures[0].reason == "RuntimeError: nothing at 2"
+    assert run.failures[1].reason.startswith("NotFinite: the input has 64 value(s)")
+    good = [i for i in range(N) if i not in (2, 6, 9)]
+    e = whence.explain(net, X[good], "gradient-x-input")
+    np.testing.assert_allclose(run.attribution[:][good], e.to_numpy(), rtol=1e-4, atol=1e-6)
+    assert np.flatnonzero(run.finished).tolist() == good and len(list(run)) == len(good)
+    assert run.target[6] == -1 and np.isnan(run.output[6])
+    with pytest.raises(UnknownName, match=r"no explanation of item 6 \(6\): NotFinite: the input"):
+        run[6]
+    assert "3 failed, the first: item 2 (2): RuntimeError: nothing at 2" in repr(run)
+    with pytest.raises(RuntimeError, match="nothing at 2") as raised:
+        run_of(net, Items(range(N)), tmp_path / "other.zarr", on_error="raise")
+    assert raised.value.__notes__ == ["item 2 (2), while reading"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_whose_item_raises(net, tmp_path, workers):
+    given = torch.utils.data.DataLoader(Counted(wrap=Bad()), batch_size=4, num_workers=workers)
+    run = run_of(net, given, tmp_path / "run.zarr")
+    assert [(f.index, f.reason) for f in run.failures] == [(5, "ZeroDivisionError: five")]
+    assert run.done == N - 1 and run.labels[5] == -1
+
+
+class Bad:
+    def __call__(self, x):
+        if np.array_equal(x, X[5]):
+            raise ZeroDivisionError("five")
+        return torch.from_numpy(x)
+
+
+def test_a_stream_that_breaks_off_keeps_what_was_done(net, tmp_path):
+    def stream(bad):
+        for i in range(N):
+            if i == bad:
+                raise OSError("gone")
+            yield X[i]
+
+    with pytest.raises(InputError, match="the data stopped with OSError: gone. What was explained"):
+        run_of(net, stream(9), tmp_path / "run.zarr")
+    run = load_run(tmp_path / "run.zarr")
+    assert (len(run), run.complete) == (8, False)
+    assert ", not complete, " in repr(run)
+    assert_explains(run_of(net, stream(None), tmp_path / "run.zarr"), net)
+    # What goes on after an error is not given up.
+    run = run_of(net, map(lambda i: X[i] if i != 3 else 1 / 0, range(N)), tmp_path / "map.zarr")
+    assert [f.index for f in run.failures] == [3] and len(run) == N
+
+
+def test_nothing_is_done_twice(net, tmp_path):
+    data, out = Counted(), tmp_path / "run.zarr"
+    run_of(net, data, out)
+    first = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    run_of(net, data, out)
+    assert data.seen == list(range(N))
+    assert first == {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    (out / "parts/000000/000000001.json").unlink()
+    assert_explains(run_of(net, data, out), net)
+    assert data.seen == [*range(N), 4, 5, 6, 7]
+
+
+def smooth(**options):
+    from whence.methods.averaged import SmoothGrad
+
+    return SmoothGrad(n=4, rows=4, **options)
+
+
+def knows_ids():
+    import inspect
+
+    return "sample_ids" in inspect.signature(whence.explain).parameters
+
+
+@pytest.mark.skipif(not knows_ids(), reason="explain takes no sample_ids")
+def test_draws_belong_to_samples_whatever_the_batch(net, tmp_path):
+    runs = {size: run_of(net, X, tmp_path / f"{size}.zarr", smooth(), batch_size=size, seed=5)
+            for size in (1, 4, 11)}  # fmt: skip
+    assert runs[1].options["seed"] == 5
+    for size in (4, 11):
+        np.testing.assert_allclose(
+            runs[size].attribution[:], runs[1].attribution[:], rtol=1e-4, atol=1e-6
+        )
+    other = run_of(net, X, tmp_path / "other.zarr", smooth(), seed=6)
+    assert np.abs(other.attribution[:] - runs[1].attribution[:]).max() > 1e-3
+    names = run_of(net, {"x": X, "id": [str(i) for i in range(N)]}, tmp_path / "n.zarr", smooth())
+    assert np.abs(names.attribution[:] - runs[1].attribution[:]).max() > 1e-3
+
+
+REFUSED = {
+    "method": (dict(method="saliency"), "method is 'gradient-x-input' in the store, 'saliency'"),
+    "option": (dict(method="lrp", first=dict(method="lrp", eps=1e-3)), "eps is 0.001 in the store"),
+    "target": (dict(target=3), "target is None in the store, 3 was asked for"),
+    "layer": (dict(at="conv5"), "at is None in the store, 'conv5' was asked for"),
+    "size": (dict(batch_size=5), "batch_size is 4 in the store, 5 was asked for"),
+    "length": (dict(data=X[:7]), "data: length is 11 in the store, 7 was asked for"),
+    "numbers": (dict(data=X + 1), "item 0 is another than it was"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_another_run_is_refused_naming_the_difference(net, tmp_path, what):
+    options, said = REFUSED[what]
+    options = dict(options)
+    out, first = tmp_path / "run.zarr", options.pop("first", {})
+    run_of(net, X, out, **first)
+    if what == "numbers":  # seen where something is left to do, by a stream, or not at all
+        assert run_of(net, iter(X), tmp_path / "s.zarr").done == N
+        (tmp_path / "s.zarr/parts/000000/000000002.json").unlink()
+        with pytest.raises(FileFormatError, match=said):
+            run_of(net, iter(options["data"]), tmp_path / "s.zarr")
+        return
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    with pytest.raises(FileFormatError, match="holds another run: .*" + said):
+        run_of(net, options.pop("data", X), out, **options)
+    assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def test_other_weights_are_refused(net, tmp_path):
+    run_of(net, X, tmp_path / "run.zarr")
+    with pytest.raises(FileFormatError, match="the model's weights are others"):
+        run_of(digits_model("torch", trained=False), X, tmp_path / "run.zarr")
+    run_of(digits_model("torch"), X, tmp_path / "run.zarr")
+
+
+WRONG = {
+    "on_error": (dict(on_error="pass"), OptionError, "on_error is 'report' or 'raise'"),
+    "size": (dict(batch_size=0), OptionError, "batch_size is a whole number, 1 or more; got 0"),
+    "methods": (dict(method=["lrp", "gradient"]), OptionError, "one store holds one method"),
+    "method": (dict(method="lrpp"), UnknownName, "no method named 'lrpp'"),
+    "option": (dict(eps=3), UnknownName, "no option of gradient-x-input named 'eps'"),
+    "layer": (dict(at="conv9"), UnknownName, "no layer on the tape named 'conv9'"),
+    "targets": (dict(target=[1, 2]), OptionError, "2 targets were given for 11 items"),
+    "class": (dict(target=77), InputError, "none of the first 4 items could be explained"),
+    "data": (dict(data=5), InputError, "the data are int: give arrays, a list"),
+    "empty": (dict(data=[]), InputError, "the data hold no samples"),
+    "empty stream": (dict(data=iter([])), InputError, "the data hold no samples"),
+    "no batch": (dict(data=[X[0, 0]] * 3), InputError, "none of the first 3 items"),
+    "labels": (dict(data={"x": X, "label": Y[:3]}), InputError, "3 labels were given for 11"),
+    "extra": (dict(data={"x": X, "mask": X}), InputError, r"\['mask'\] besides x, label, id"),
+    "triples": (dict(data=[(1, 2, 3)] * 3), InputError, "the item is a tuple of 3"),
+    "no folder": (dict(data="no/where"), FileError, "there is no file or folder no/where"),
+    "shuffled": (dict(data=loader(shuffle=True)), OptionError, "shuffles .* shuffle=False"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_is_said(net, tmp_path, what):
+    options, kind, said = WRONG[what]
+    with pytest.raises(kind, match=said):
+        run_of(net, **{"data": X, "out": tmp_path / "run.zarr", **options})
+    run_of(net, X, tmp_path / "run.zarr")  # nothing that was left is in the way
+
+
+def test_places_that_are_no_store(net, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").write_text("")
+    with pytest.raises(FileError, match="file is a file; out= names a folder"):
+        run_of(net, X, tmp_path / "file")
+    with pytest.raises(FileError, match="full is a folder that holds something else"):
+        run_of(net, X, tmp_path / "full")
+    zarr.create_group(tmp_path / "other.zarr")
+    with pytest.raises(FileFormatError, match="did not write, or that is damaged"):
+        run_of(net, X, tmp_path / "other.zarr")
+    run_of(net, X, tmp_path / "run.zarr")
+    with pytest.raises(FileError, match="is there already; resume=True goes on with it"):
+        run_of(net, X, tmp_path / "run.zarr", resume=False)
+    with pytest.raises(FileError, match="it does not exist"):
+        load_run(tmp_path / "gone.zarr")
+    head = tmp_path / "run.zarr/zarr.json"
+    head.write_text(head.read_text().replace('"format": 1', '"format": 7'))
+    with pytest.raises(FileFormatError, match="has format 7, this whence reads 1"):
+        load_run(tmp_path / "run.zarr")
+    head.write_text(head.read_text()[:50])
+    with pytest.raises(FileFormatError, match="did not write, or that is damaged"):
+        run_of(net, X, tmp_path / "run.zarr")
+
+
+def test_without_zarr(net, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "zarr", None)
+    with pytest.raises(MissingFramework, match=r'needs zarr 3, .* pip install "whence\[data\]"'):
+        run_of(net, X, tmp_path / "run.zarr")
+    assert not (tmp_path / "run.zarr").exists()
+
+
+def test_progress(net, tmp_path):
+    told = []
+    bad = X.copy()
+    bad[5] = np.nan
+    explain_dataset(net, bad, "gradient", out=tmp_path / "run.zarr", batch_size=4,
+                    progress=lambda *words: told.append(words))  # fmt: skip
+    assert told == [(4, N, ""), (8, N, "1 failed"), (11, N, "1 failed")]
+
+
+def test_a_part_is_a_function_of_itself_and_the_seed(net):
+    """In any order, and alone: what a distributed engine needs."""
+    from whence.dataset.sources import Arrays
+    from whence.methods.catalogue import make
+
+    work, source = Work(net, make("lrp", {})), Arrays(X)
+    there = [explain_part(work, p) for p in source.parts(4, lambda n: False)]
+    back = [explain_part(work, source.part(n, 4 * n, min(4, N - 4 * n))) for n in (2, 1, 0)]
+    for a, b in zip(there, reversed(back), strict=True):
+        for name, pieces in a.pieces.items():
+            np.testing.assert_array_equal(pieces[0][1], b.pieces[name][0][1])
+
+
+def test_memory_does_not_grow_with_the_data(net, tmp_path):
+    import weakref
+
+    alive, most = weakref.WeakSet(), 0
+
+    class Sample(np.ndarray):
+        pass
+
+    def stream():
+        nonlocal most
+        for i in range(120):
+            sample = X[i % N].copy().view(Sample)
+            alive.add(Holder(sample))
+            most = max(most, len(alive))
+            yield sample
+
+    class Holder:
+        def __init__(self, sample):
+            sample.holder = self
+
+    run = run_of(net, stream(), tmp_path / "run.zarr")
+    assert len(run) == 120 and isinstance(run, DatasetRun)
+    assert most <= 3 * 4
