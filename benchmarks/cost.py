@@ -1,9 +1,9 @@
 """What an explanation costs, in input gradients of the same model: time and peak memory.
 
-    python benchmarks/cost.py                     # the table, to the terminal
-    python benchmarks/cost.py --write             # and into benchmarks/README.md
-    python benchmarks/cost.py --peers             # beside captum and zennit, fetched for the run
-    python benchmarks/cost.py --only resnet50 --batch 1 --device cuda
+python benchmarks/cost.py                     # the table, to the terminal
+python benchmarks/cost.py --write             # and into benchmarks/README.md
+python benchmarks/cost.py --peers             # beside captum and zennit, fetched for the run
+python benchmarks/cost.py --only resnet50 --batch 1 --device cuda
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ import timing
 METHODS = ("guided-backpropagation", "deconvolution", "lrp")
 
 
-def torch_calls(name: str, batch: int, device: str) -> tuple[Callable[[], Any], dict[str, Callable[[], Any]]]:
+def torch_calls(
+    name: str, batch: int, device: str
+) -> tuple[Callable[[], Any], dict[str, Callable[[], Any]]]:
     """The framework's own input gradient, and what is measured against it."""
     import torch
+
     import whence
 
     model = nets.torch_net(name).to(device)
@@ -57,8 +60,11 @@ def torch_calls(name: str, batch: int, device: str) -> tuple[Callable[[], Any], 
     return base, calls
 
 
-def tensorflow_calls(name: str, batch: int, device: str) -> tuple[Callable[[], Any], dict[str, Callable[[], Any]]]:
+def tensorflow_calls(
+    name: str, batch: int, device: str
+) -> tuple[Callable[[], Any], dict[str, Callable[[], Any]]]:
     import tensorflow as tf
+
     import whence
 
     model = nets.keras_net(name)
@@ -87,25 +93,47 @@ def prepared(framework: str, name: str, batch: int, device: str, what: str) -> C
     return base if what == "input gradient" else calls[what]
 
 
-def measure(framework: str, name: str, batch: int, arguments: argparse.Namespace) -> list[tuple[str, ...]]:
+def measure(
+    framework: str, name: str, batch: int, arguments: argparse.Namespace
+) -> list[tuple[str, ...]]:
     make = torch_calls if framework == "torch" else tensorflow_calls
     base, calls = make(name, batch, arguments.device)
     if arguments.peers and framework == "torch":
         calls |= peers.calls(name, batch, arguments.device)
     times = timing.ratios(base, calls, arguments.rounds)
     rows = []
-    whole = None if arguments.no_memory else timing.peak(prepared, framework, name, batch, arguments.device, "input gradient")
+    whole = (
+        None
+        if arguments.no_memory
+        else timing.peak(prepared, framework, name, batch, arguments.device, "input gradient")
+    )
     for what, (ratio, seconds) in times.items():
         memory = "-"
         if whole and what not in ("forward alone",) and what not in peers.NAMES:
             memory = f"{timing.peak(prepared, framework, name, batch, arguments.device, what) / whole:.2f}"
-        rows.append((f"{framework} {name}", str(batch), what, f"{ratio:.2f}", f"{seconds * 1000:.0f} ms", memory))
+        rows.append(
+            (
+                f"{framework} {name}",
+                str(batch),
+                what,
+                f"{ratio:.2f}",
+                f"{seconds * 1000:.0f} ms",
+                memory,
+            )
+        )
         print("  ".join(rows[-1]), flush=True)
     return rows
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    head = ("model", "batch", "what", "time / input gradient", "time", "peak memory / input gradient")
+    head = (
+        "model",
+        "batch",
+        "what",
+        "time / input gradient",
+        "time",
+        "peak memory / input gradient",
+    )
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -130,14 +158,24 @@ def machine() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", default=[*nets.TORCH, *nets.TENSORFLOW], help="models to measure")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="*", default=[*nets.TORCH, *nets.TENSORFLOW], help="models to measure"
+    )
     parser.add_argument("--batch", nargs="*", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--peers", action="store_true", help="captum and zennit, fetched into a folder of the run's own")
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="captum and zennit, fetched into a folder of the run's own",
+    )
     parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into benchmarks/README.md"
+    )
     arguments = parser.parse_args()
     if arguments.peers:
         peers.fetch()

@@ -25,6 +25,7 @@ def picture(batch: int, channels: str, size: int = 224) -> np.ndarray:
 def torch_net(name: str) -> Any:
     """A torchvision model in evaluation mode."""
     import torch
+
     from support import import_torchvision
 
     models = import_torchvision().models

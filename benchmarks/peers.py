@@ -24,7 +24,18 @@ NAMES = (
 def fetch() -> None:
     """Install the peers beside the environment, without their dependencies (torch is here)."""
     folder = tempfile.mkdtemp(prefix="whence-peers-")
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, "captum", "zennit"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--target",
+        folder,
+        "captum",
+        "zennit",
+    ]
     subprocess.run(command, check=True)
     sys.path.append(folder)
 
@@ -70,15 +81,23 @@ def calls(name: str, batch: int, device: str = "cpu") -> dict[str, Callable[[], 
         return run
 
     found: dict[str, Callable[[], Any]] = {
-        "captum Saliency": lambda: attr.Saliency(model).attribute(x.clone().requires_grad_(), target=top),
+        "captum Saliency": lambda: attr.Saliency(model).attribute(
+            x.clone().requires_grad_(), target=top
+        ),
     }
     if not name.startswith("vit"):
-        found["captum GuidedBackprop"] = lambda: _quiet(lambda: attr.GuidedBackprop(model).attribute(x.clone().requires_grad_(), target=top))
-        found["captum Deconvolution"] = lambda: _quiet(lambda: attr.Deconvolution(model).attribute(x.clone().requires_grad_(), target=top))
+        found["captum GuidedBackprop"] = lambda: _quiet(
+            lambda: attr.GuidedBackprop(model).attribute(x.clone().requires_grad_(), target=top)
+        )
+        found["captum Deconvolution"] = lambda: _quiet(
+            lambda: attr.Deconvolution(model).attribute(x.clone().requires_grad_(), target=top)
+        )
         found["zennit Epsilon"] = zennit(
             lambda: _with(_epsilon_composite, _canonizers(name)), seed * out
         )
-        found["zennit EpsilonPlusFlat"] = zennit(lambda: EpsilonPlusFlat(canonizers=_canonizers(name)), seed * out)
+        found["zennit EpsilonPlusFlat"] = zennit(
+            lambda: EpsilonPlusFlat(canonizers=_canonizers(name)), seed * out
+        )
     return found
 
 
@@ -99,13 +118,17 @@ def _quiet(function: Callable[[], Any]) -> Any:
 def differences() -> str:
     """Our attribution against each peer's: largest difference over the largest value, or why not."""
     import torch
+
     import whence
 
     pairs = {
         "captum Saliency": "saliency", "captum GuidedBackprop": "guided-backpropagation",
         "captum Deconvolution": "deconvolution", "zennit Epsilon": "lrp",
     }  # fmt: skip
-    lines = ["| model | peer | ours | largest difference / largest value |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| model | peer | ours | largest difference / largest value |",
+        "| --- | --- | --- | --- |",
+    ]
     for name in nets.TORCH:
         model = nets.torch_net(name)
         x = torch.from_numpy(nets.picture(1, "first"))
@@ -116,7 +139,9 @@ def differences() -> str:
             try:
                 got = theirs[peer]()
             except Exception as error:  # a peer's failure is a finding, not an end
-                lines.append(f"| {name} | {peer} | {method} | fails: {type(error).__name__}: {str(error)[:90]} |")
+                lines.append(
+                    f"| {name} | {peer} | {method} | fails: {type(error).__name__}: {str(error)[:90]} |"
+                )
                 continue
             ours = whence.explain(model, x, method).attribution
             gap = float((got - ours).abs().max() / ours.abs().max())

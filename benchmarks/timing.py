@@ -13,7 +13,9 @@ from typing import Any
 __all__ = ["peak", "ratios"]
 
 
-def ratios(base: Callable[[], Any], others: dict[str, Callable[[], Any]], rounds: int = 7) -> dict[str, tuple[float, float]]:
+def ratios(
+    base: Callable[[], Any], others: dict[str, Callable[[], Any]], rounds: int = 7
+) -> dict[str, tuple[float, float]]:
     """Each function's time over the base's: (median ratio, seconds).
 
     In every round each function runs once, the base before and after, so a machine that slows down
@@ -57,7 +59,9 @@ def peak(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> float:
         process.join()
 
 
-def _measure(pipe: Any, prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> None:
+def _measure(
+    pipe: Any, prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]
+) -> None:
     function = prepare(*arguments)
     done = threading.Event()
     seen = [_resident()]

@@ -24,8 +24,8 @@ def killed_run(out, known=True):
     import numpy as np
 
     from whence.data import digits, digits_model
-    from whence.dataset import explain_dataset
     from whence.dataset import explain as module
+    from whence.dataset import explain_dataset
     from whence.dataset.work import explain_part as plain
 
     images, labels = digits("test")
@@ -37,7 +37,11 @@ def killed_run(out, known=True):
             file.write(f"{part.number}\n")
         return plain(work, part)
 
-    data = {"x": x, "label": labels[:60]} if known else ((a, b) for a, b in zip(x, labels))
+    data = (
+        {"x": x, "label": labels[:60]}
+        if known
+        else ((a, b) for a, b in zip(x, labels[:60], strict=True))
+    )
     module.explain_part = noted
     try:
         return explain_dataset(

@@ -172,9 +172,9 @@ def test_efficiency(formulas, rng, method):
     shape = (3, 8, 8, 2) if formulas.name == "tensorflow" else (3, 2, 8, 8)
     x, weights = rng.uniform(0.5, 1, size=shape), rng.uniform(0, 0.1, size=shape[1:])
     inner = formulas.weighed(weights)
-    e = formulas.explain(lambda x: formulas.tanh(inner(x)) + inner(x * x), x, method)
+    e = formulas.explain(lambda x: formulas.tanh(inner(x)) + inner(x * x) + 3, x, method)
     assert e.gap.shape == (3,) and e.gap.max() < 1e-6
-    off = 0.0
+    off = 3.0
     np.testing.assert_allclose(e.extras["groups"].sum(1), e.output - off, rtol=1e-9)
 
 

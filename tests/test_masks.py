@@ -95,7 +95,7 @@ def test_rise_of_a_model_that_reads_one_pixel(formulas):
 def test_rise_of_a_table(formulas):
     """Columns are kept independently: what is read gets x, what is not gets keep times x."""
     x = np.array([[2.0, 1.0, 5.0], [4.0, 1.0, 5.0]])
-    e = formulas.explain(lambda x: x[:, 0], x, RISE(20000, keep=0.25))
+    e = formulas.explain(lambda x: x[:, 0], x, RISE(20000, keep=0.25, cells=2))
     want = [[2, 0.5, 0.5], [4, 1, 1]]
     np.testing.assert_allclose(numbers(e), want, rtol=0.06)
 

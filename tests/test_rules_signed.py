@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 import whence
 from reference import matrix as twin
 
@@ -27,11 +28,31 @@ def case(seed, kind):
         ones = np.ones_like(W)
         return module, W, b, ones, (5,)
     spec = {
-        "conv1d": (torch.nn.Conv1d, (3, 7), dict(in_channels=3, out_channels=4, kernel_size=3, stride=2, padding=1)),
-        "conv2d": (torch.nn.Conv2d, (2, 5, 6), dict(in_channels=2, out_channels=3, kernel_size=3, padding=1, dilation=2)),
-        "grouped": (torch.nn.Conv2d, (4, 4, 5), dict(in_channels=4, out_channels=4, kernel_size=2, groups=2, stride=(1, 2))),
-        "depthwise": (torch.nn.Conv2d, (3, 4, 4), dict(in_channels=3, out_channels=3, kernel_size=3, groups=3, padding=1, bias=False)),
-        "conv3d": (torch.nn.Conv3d, (1, 3, 4, 3), dict(in_channels=1, out_channels=2, kernel_size=2)),
+        "conv1d": (
+            torch.nn.Conv1d,
+            (3, 7),
+            dict(in_channels=3, out_channels=4, kernel_size=3, stride=2, padding=1),
+        ),
+        "conv2d": (
+            torch.nn.Conv2d,
+            (2, 5, 6),
+            dict(in_channels=2, out_channels=3, kernel_size=3, padding=1, dilation=2),
+        ),
+        "grouped": (
+            torch.nn.Conv2d,
+            (4, 4, 5),
+            dict(in_channels=4, out_channels=4, kernel_size=2, groups=2, stride=(1, 2)),
+        ),
+        "depthwise": (
+            torch.nn.Conv2d,
+            (3, 4, 4),
+            dict(in_channels=3, out_channels=3, kernel_size=3, groups=3, padding=1, bias=False),
+        ),
+        "conv3d": (
+            torch.nn.Conv3d,
+            (1, 3, 4, 3),
+            dict(in_channels=1, out_channels=2, kernel_size=2),
+        ),
     }[kind]
     module = spec[0](**spec[2]).double()
     options = {k: v for k, v in spec[2].items() if k in ("stride", "padding", "dilation", "groups")}
@@ -80,7 +101,9 @@ def test_alpha_beta(kind, empty, mode):
 @pytest.mark.parametrize("mode", ["absorb", "ignore", "distribute"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_gamma(kind, mode):
-    compare(rules.Gamma(0.4, bias=mode), lambda W, b, x, R, o: twin.gamma(W, b, x, R, 0.4, mode), kind)
+    compare(
+        rules.Gamma(0.4, bias=mode), lambda W, b, x, R, o: twin.gamma(W, b, x, R, 0.4, mode), kind
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,9 +135,22 @@ def test_box_takes_bounds_per_channel_and_as_arrays():
         np.testing.assert_allclose(got.detach().numpy().ravel(), want, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("rule", [rules.ZPlus(), rules.AlphaBeta(2, 1), rules.AlphaBeta(2, 1, empty="strict"),
-                                  rules.Gamma(), rules.WSquare(), rules.Flat(), rules.Box(-3, 3),
-                                  rules.ZPlus(bias="distribute"), rules.Gamma(bias="ignore"), rules.Epsilon()], ids=repr)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        rules.ZPlus(),
+        rules.AlphaBeta(2, 1),
+        rules.AlphaBeta(2, 1, empty="strict"),
+        rules.Gamma(),
+        rules.WSquare(),
+        rules.Flat(),
+        rules.Box(-3, 3),
+        rules.ZPlus(bias="distribute"),
+        rules.Gamma(bias="ignore"),
+        rules.Epsilon(),
+    ],
+    ids=repr,
+)
 def test_what_goes_out_plus_what_is_absorbed_is_what_came_in(rule):
     module, *_, shape = case(5, "conv2d")
     node, _tape = node_of(module, torch.randn(3, *shape, dtype=torch.double))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from whence import rules, testing
 from whence.backward import Split
 from whence.errors import OptionError
@@ -21,7 +22,9 @@ def test_every_affine_rule_passes(rule):
     testing.check_rule(rule, ("dense", "conv"))
 
 
-@pytest.mark.parametrize("rule", [rules.Epsilon(), rules.ZPlus(), rules.Gamma(), rules.AlphaBeta()], ids=repr)
+@pytest.mark.parametrize(
+    "rule", [rules.Epsilon(), rules.ZPlus(), rules.Gamma(), rules.AlphaBeta()], ids=repr
+)
 def test_rules_for_elementwise_affine_ops(rule):
     testing.check_rule(rule, ("affine",))
 
@@ -66,7 +69,10 @@ def divides(node, relevance):
         (writes, "changed an array that it was given"),
         (wrong_shape, "the operand has shape"),
         (divides, "not finite"),
-        (lambda n, r: rules.Epsilon()(n, r).parts[0], "one array for each of 1 operand(s) is wanted; got Tensor"),
+        (
+            lambda n, r: rules.Epsilon()(n, r).parts[0],
+            "one array for each of 1 operand(s) is wanted; got Tensor",
+        ),
     ],
 )
 def test_planted_errors_are_named(rule, text):

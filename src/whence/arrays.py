@@ -53,11 +53,11 @@ class Functions(Protocol):
     def take(self, array: Array, index: Array, axis: int) -> Array: ...
     def matmul(self, a: Array, b: Array) -> Array: ...
     def shares(self, relevance: Array, z: Array, eps: float) -> Array:
-        """relevance / (z + eps * sign(z)), with sign(0) = +1."""
+        """Relevance / (z + eps * sign(z)), with sign(0) = +1."""
         ...
 
     def scaled(self, array: Array, factor: Array) -> Array:
-        """array * factor, where ``array`` is not needed any more and may be written to."""
+        """Array * factor, where ``array`` is not needed any more and may be written to."""
         ...
 
     def vjp(

@@ -71,9 +71,7 @@ CONTRACTS: dict[Op, Contract] = {
         "two", "", "each alone", "elementwise product, or quotient (attrs['divide']), broadcast"
     ),
     Op.MATMUL: Contract("two", "", "each alone", "contraction of two tracked operands"),
-    Op.RELU: Contract(
-        "x", "", "-", "rectifiers: ReLU, ReLU6, leaky, parametric, clamps at zero"
-    ),
+    Op.RELU: Contract("x", "", "-", "rectifiers: ReLU, ReLU6, leaky, parametric, clamps at zero"),
     Op.ACTIVATION: Contract("x", "", "-", "any other elementwise function of one operand"),
     Op.SOFTMAX: Contract("x", "", "-", "softmax along attrs['axis'] (attrs['log'] for its log)"),
     Op.NORM: Contract(
@@ -84,8 +82,10 @@ CONTRACTS: dict[Op, Contract] = {
     ),
     Op.MAXPOOL: Contract("x", "", "-", "selection of extreme values: pooling, max, min, top-k"),
     Op.AVGPOOL: Contract(
-        "x", "", "x", "averages and sums of one operand with constant weights: pooling, mean, "
-        "sum, resizing"
+        "x",
+        "",
+        "x",
+        "averages and sums of one operand with constant weights: pooling, mean, sum, resizing",
     ),
     Op.SHAPE: Contract(
         "one or more",

@@ -161,7 +161,9 @@ class Node:
         return f"{shapes} = {self.kind}.{self.op}({args}){where}"
 
     def __repr__(self) -> str:
-        return f"<Node {self.index} {self.kind}.{self.op}{' @ ' + self.layer if self.layer else ''}>"
+        return (
+            f"<Node {self.index} {self.kind}.{self.op}{' @ ' + self.layer if self.layer else ''}>"
+        )
 
 
 def shown(value: Value) -> str:
@@ -233,8 +235,14 @@ class Tape:
         """
         name, _, call = layer.partition("#")
         records = self.layers.get(layer) or self.layers.get(name)
-        if not records or (call and not call.isdigit()) or (call and not 0 < int(call) <= len(records)):
-            raise unknown("layer on the tape", layer, self.layers, "whence.layers(model, x) lists them.")
+        if (
+            not records
+            or (call and not call.isdigit())
+            or (call and not 0 < int(call) <= len(records))
+        ):
+            raise unknown(
+                "layer on the tape", layer, self.layers, "whence.layers(model, x) lists them."
+            )
         values = records[int(call) - 1 if call else -1].values
         tracked = [v for v in values if v.tracked]
         return (tracked or list(values))[0]
@@ -244,7 +252,8 @@ class Tape:
         width = len(str(len(self.nodes)))
         program = "\n".join(f"{i:>{width}}  {line}" for i, line in enumerate(lines))
         returned = ", ".join(
-            f"{k}={v!r}" if isinstance(v, Value) else f"{k}=constant" for k, v in self.outputs.items()
+            f"{k}={v!r}" if isinstance(v, Value) else f"{k}=constant"
+            for k, v in self.outputs.items()
         )
         return f"{program}\n{' ' * width}  return {returned}"
 

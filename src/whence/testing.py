@@ -58,7 +58,11 @@ def _check_on(rule: Rule, kind: str, seed: int, tolerance: float, zero: bool) ->
     what = f"{name_of(rule)} on {kind}" + (" at zero" if zero else "")
     torch.manual_seed(seed)
     module, shape = _OPS[kind](torch)
-    x = torch.zeros(3, *shape, dtype=torch.double) if zero else torch.randn(3, *shape, dtype=torch.double)
+    x = (
+        torch.zeros(3, *shape, dtype=torch.double)
+        if zero
+        else torch.randn(3, *shape, dtype=torch.double)
+    )
     tape, node = _node(module, x, kind)
     relevance = torch.randn(node.output.shape, dtype=torch.double)
     before = [a.clone() for a in (*node.inputs, node.output, relevance)]
@@ -67,10 +71,14 @@ def _check_on(rule: Rule, kind: str, seed: int, tolerance: float, zero: bool) ->
     found = rule(node, relevance)
     parts = found.parts if isinstance(found, Split) else found
     if not isinstance(parts, tuple) or len(parts) != len(node.into):
-        raise AssertionError(f"{what}: one array for each of {len(node.into)} operand(s) is wanted; got {_kind_of(parts)}")
+        raise AssertionError(
+            f"{what}: one array for each of {len(node.into)} operand(s) is wanted; got {_kind_of(parts)}"
+        )
     for part, operand in zip(parts, node.into, strict=True):
         if tuple(part.shape) != operand.shape:
-            raise AssertionError(f"{what}: the operand has shape {operand.shape}; the rule returned {tuple(part.shape)}")
+            raise AssertionError(
+                f"{what}: the operand has shape {operand.shape}; the rule returned {tuple(part.shape)}"
+            )
         if not bool(torch.isfinite(part).all()):
             raise AssertionError(f"{what}: the result is not finite")
 
@@ -85,7 +93,9 @@ def _check_on(rule: Rule, kind: str, seed: int, tolerance: float, zero: bool) ->
     tape.free()
 
 
-def _check_linear(rule: Rule, node: Node, relevance: Any, parts: Any, what: str, tolerance: float) -> None:
+def _check_linear(
+    rule: Rule, node: Node, relevance: Any, parts: Any, what: str, tolerance: float
+) -> None:
     """rule(2 R + R') = 2 rule(R) + rule(R')."""
     import torch
 
@@ -96,14 +106,26 @@ def _check_linear(rule: Rule, node: Node, relevance: Any, parts: Any, what: str,
 
 
 def _check_alone(
-    rule: Rule, module: Any, x: Any, relevance: Any, parts: Any, what: str, kind: str, tolerance: float
+    rule: Rule,
+    module: Any,
+    x: Any,
+    relevance: Any,
+    parts: Any,
+    what: str,
+    kind: str,
+    tolerance: float,
 ) -> None:
     """Each sample by itself gives what it gives in the batch."""
     for sample in range(len(x)):
         tape, node = _node(module, x[sample : sample + 1], kind)
         alone = _parts(rule(node, relevance[sample : sample + 1]))
         for part, single in zip(parts, alone, strict=True):
-            _close(part[sample : sample + 1], single, f"{what}: sample {sample} depends on its batch", tolerance)
+            _close(
+                part[sample : sample + 1],
+                single,
+                f"{what}: sample {sample} depends on its batch",
+                tolerance,
+            )
         tape.free()
 
 
@@ -135,7 +157,11 @@ def _parts(found: Any) -> tuple[Any, ...]:
 
 
 def _kind_of(parts: Any) -> str:
-    return f"{len(parts)} in a {type(parts).__name__}" if isinstance(parts, (tuple, list)) else type(parts).__name__
+    return (
+        f"{len(parts)} in a {type(parts).__name__}"
+        if isinstance(parts, (tuple, list))
+        else type(parts).__name__
+    )
 
 
 def _node(module: Any, x: Any, kind: str) -> tuple[Tape, Node]:
@@ -174,4 +200,3 @@ _OPS: dict[str, Callable[[Any], tuple[Any, tuple[int, ...]]]] = {
     "activation": lambda torch: (torch.nn.GELU(), (3, 4)),
     "add": lambda torch: (_two_branches(torch), (4,)),
 }  # fmt: skip
-

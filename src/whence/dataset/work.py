@@ -214,7 +214,8 @@ def _keep(e: Explanation, places: list[int], done: Done) -> None:
 
 def _facts(e: Explanation, arrays: Sequence[np.ndarray]) -> Facts:
     return Facts(
-        structure=_structure(e.attribution), options=dict(e.options), shapes=[list(a.shape[1:]) for a in arrays],
+        structure=_structure(e.attribution), options=dict(e.options),
+        shapes=[list(a.shape[1:]) for a in arrays],
         target=e.target if isinstance(e.target, str) else None, channels=e.channels,
         axes=list(e.axes), signed=bool(e.signed), reduce=str(e.reduce), layer=e.layer,
         summary=e.model_summary, versions=dict(e.versions),

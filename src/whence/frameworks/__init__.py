@@ -53,7 +53,9 @@ def find(model: object, x: Any = None) -> Framework:
         if by_name(name).accepts(model):
             return by_name(name)
     if not callable(model) or isinstance(model, type):
-        held = f"the class {model.__name__}" if isinstance(model, type) else f"{type(model).__name__}"
+        held = (
+            f"the class {model.__name__}" if isinstance(model, type) else f"{type(model).__name__}"
+        )
         raise ModelError(
             f"a model is wanted (a torch.nn.Module, a Keras model, a function of their arrays); "
             f"got {held}" + _class_hint(model)
@@ -125,7 +127,9 @@ def gather(framework: Framework, model: object, x: Any) -> Inputs:
     items = dict(x) if isinstance(x, Mapping) else {f"input{i}": v for i, v in enumerate(x)}
     arrays = {k: framework.convert(v, model) for k, v in items.items() if is_array(framework, v)}
     if not arrays:
-        raise InputError(f"no array among the inputs {list(items)}; give at least one, with a batch axis")
+        raise InputError(
+            f"no array among the inputs {list(items)}; give at least one, with a batch axis"
+        )
 
     def call(now: Mapping[str, Array]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         filled = {k: now.get(k, v) for k, v in items.items()}
@@ -158,7 +162,9 @@ def _foreign(x: Any) -> np.ndarray:
     try:
         array = np.asarray(x)
     except Exception as error:
-        raise InputError(f"the input is {type(x).__name__}, which is not an array: {error}") from error
+        raise InputError(
+            f"the input is {type(x).__name__}, which is not an array: {error}"
+        ) from error
     if array.dtype == object or array.dtype.kind in "US":
         raise InputError(
             f"the input is {type(x).__name__}, which is not an array of numbers. Give an array with a "
@@ -172,5 +178,3 @@ def _as_given(framework: Framework, found: Array, given: Any) -> Any:
     if found is None or framework.owns(given):
         return found
     return framework.xp.to_numpy(found)
-
-

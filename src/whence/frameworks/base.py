@@ -99,7 +99,8 @@ class Framework(ABC):
     @abstractmethod
     def call_style(self, model: object, x: Any) -> str:
         """How the model takes ``x``: ``"args"`` (spread a tuple), ``"kwargs"`` (spread a dict) or
-        ``"one"`` (as one argument)."""
+        ``"one"`` (as one argument).
+        """
 
     @abstractmethod
     def record(
@@ -162,7 +163,8 @@ class Framework(ABC):
     @abstractmethod
     def predict(self, model: object, inputs: Inputs) -> dict[str, Array]:
         """The model's outputs by name, in inference mode: ``output`` for a single array, the names of
-        a dict or dataclass, ``output0``, ``output1``... for a tuple."""
+        a dict or dataclass, ``output0``, ``output1``... for a tuple.
+        """
 
     @abstractmethod
     def expectation(self, model: object) -> Expectation:

@@ -90,9 +90,13 @@ class LRP(_Relevance):
         if isinstance(self.composite, str) and self.composite != "auto":
             self._named(self.composite)
         if not (isinstance(self.composite, (str, Composite)) or callable(self.composite)):
-            raise OptionError(f"composite is a name, a whence.Composite or a rule; got {self.composite!r}")
+            raise OptionError(
+                f"composite is a name, a whence.Composite or a rule; got {self.composite!r}"
+            )
         if isinstance(self.seed, str) and self.seed not in _SEEDS:
-            raise OptionError(f"seed is one of {', '.join(map(repr, _SEEDS))}, or an array; got {self.seed!r}")
+            raise OptionError(
+                f"seed is one of {', '.join(map(repr, _SEEDS))}, or an array; got {self.seed!r}"
+            )
         if self.unknown not in (None, "gradient"):
             raise OptionError(f'unknown is None or "gradient"; got {self.unknown!r}')
         if self.eps is not None:
@@ -147,7 +151,9 @@ class DeepTaylor(_Relevance):
 
     def __post_init__(self) -> None:
         if (self.low is None) != (self.high is None):
-            raise OptionError("deep-taylor needs both bounds of the input, low and high, or neither")
+            raise OptionError(
+                "deep-taylor needs both bounds of the input, low and high, or neither"
+            )
         named("deep-taylor", low=self.low, high=self.high)
 
     def choose(self, tape: Tape) -> Callable[[Node], Rule | None]:

@@ -103,7 +103,12 @@ NAMES: dict[str, Callable[..., Composite]] = {
     "gamma": lambda gamma=0.25: _fixed("gamma", conv=Gamma(gamma), dense=Gamma(gamma)),
     "attn-lrp": lambda eps=1e-6: _fixed("attn-lrp", conv=Epsilon(eps), dense=Epsilon(eps)),
     "cp-lrp": lambda eps=1e-6: _fixed(
-        "cp-lrp", conv=Epsilon(eps), dense=Epsilon(eps), softmax=stopped, matmul=values_only, mul=signal
+        "cp-lrp",
+        conv=Epsilon(eps),
+        dense=Epsilon(eps),
+        softmax=stopped,
+        matmul=values_only,
+        mul=signal,
     ),
     "excitation-backprop": lambda: _fixed("excitation-backprop", conv=ZPlus(), dense=ZPlus()),
     "deep-taylor": lambda low=None, high=None: _fixed(
@@ -132,7 +137,8 @@ def named(name: str, **options: Any) -> Composite:
 
 def auto(tape: Tape) -> str:
     """The name of the composite that suits the ops on a tape: ``epsilon-plus-flat`` for convolutional
-    ones, ``attn-lrp`` where there is attention, ``epsilon`` otherwise."""
+    ones, ``attn-lrp`` where there is attention, ``epsilon`` otherwise.
+    """
     products = {id(v) for n in tape.nodes if n.kind is Op.MATMUL for v in n.into}
     if products and any(n.kind is Op.SOFTMAX and len(n.out[0].shape) > 2 for n in tape.nodes):
         return "attn-lrp"
@@ -218,7 +224,12 @@ def _applies(where: str, rule: Rule, node: Node) -> bool:
 
 
 def _no_match(where: str, nodes: Iterable[Node]) -> Exception:
-    names: Sequence[str] = [*dict.fromkeys(n.layer for n in nodes if n.layer), *map(str, Op), "first", "*"]
+    names: Sequence[str] = [
+        *dict.fromkeys(n.layer for n in nodes if n.layer),
+        *map(str, Op),
+        "first",
+        "*",
+    ]
     close = nearest(where, names)
     hint = f" Nearest: {', '.join(map(repr, close))}." if close else ""
     error = unknown("layer or op kind to give a rule to,", where, close or names[:12])
@@ -231,8 +242,19 @@ def _no_match(where: str, nodes: Iterable[Node]) -> Exception:
 
 def positive_net(nodes: Iterable[Node]) -> None:
     """Raise OptionError, naming the op, unless these nodes are a net that deep Taylor is derived for:
-    affine ops, ReLUs, pooling, sums and moves."""
-    fine = (Op.DENSE, Op.CONV, Op.AFFINE, Op.ADD, Op.AVGPOOL, Op.MAXPOOL, Op.SHAPE, Op.INPUT, Op.EMBEDDING)
+    affine ops, ReLUs, pooling, sums and moves.
+    """
+    fine = (
+        Op.DENSE,
+        Op.CONV,
+        Op.AFFINE,
+        Op.ADD,
+        Op.AVGPOOL,
+        Op.MAXPOOL,
+        Op.SHAPE,
+        Op.INPUT,
+        Op.EMBEDDING,
+    )
     for node in nodes:
         slope = node.attrs.get("slope", 0.0)
         if node.kind is Op.RELU and isinstance(slope, (int, float)) and slope == 0:

@@ -26,7 +26,8 @@ def _source(value: Value, depth: int = 10) -> Value:
 
 def gate_of(node: Node) -> int | None:
     """Which of two factors is the gate: a sigmoid or a softmax, else any activation; None if the two
-    cannot be told apart."""
+    cannot be told apart.
+    """
     sources = [_source(v).node for v in node.into]
     for test in (
         lambda n: n.kind is Op.SOFTMAX or (n.kind is Op.ACTIVATION and n.op.lower() in _SATURATING),
@@ -51,7 +52,8 @@ def signal(node: Node, relevance: Array) -> tuple[Array, ...] | Split:
 
 def values_only(node: Node, relevance: Array) -> tuple[Array, ...] | Split:
     """A matrix product with attention weights: they are held constant, and the values take all
-    [ali2022]. Any other product gives half to each factor."""
+    [ali2022]. Any other product gives half to each factor.
+    """
     gate = gate_of(node)
     if gate is None or _source(node.into[gate]).node.kind is not Op.SOFTMAX:
         return product(node, relevance)

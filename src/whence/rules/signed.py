@@ -189,7 +189,9 @@ class Gamma:
                 part = part + spread_evenly(node, side.shares * side.offset)
 
         def absorbed(total: Total) -> Mapping[str, Array]:
-            sides = [s if self.bias == "absorb" else replace(s, offset=None) for s in (above, below)]
+            sides = [
+                s if self.bias == "absorb" else replace(s, offset=None) for s in (above, below)
+            ]
             books = _sum_books([s.books(total, s.part) for s in sides])
             books["clipped"] = total(relevance) - total(above.part) - total(below.part)
             return books

@@ -46,7 +46,12 @@ def channel_mask(channels: Any, shape: Sequence[int], axis: int, layer: str) -> 
     """
     chosen = np.atleast_1d(np.asarray(channels))
     count = shape[axis]
-    if chosen.dtype.kind not in "iu" or chosen.size == 0 or (chosen < -count).any() or (chosen >= count).any():
+    if (
+        chosen.dtype.kind not in "iu"
+        or chosen.size == 0
+        or (chosen < -count).any()
+        or (chosen >= count).any()
+    ):
         raise OptionError(
             f"through= names channels {channels!r} of layer {layer}; it has {count}, from 0 to {count - 1}"
         )

@@ -251,8 +251,8 @@ def _covers(owner: Tensor, tensor: Tensor) -> bool:
     """Whether every number of a tensor is one of the owner's, which share memory."""
 
     def span(t: Tensor) -> tuple[int, int]:
-        reach = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
-        return t.storage_offset(), t.storage_offset() + reach
+        reach = sum((int(n) - 1) * int(s) for n, s in zip(t.shape, t.stride(), strict=True))
+        return int(t.storage_offset()), int(t.storage_offset()) + reach
 
     (start, end), (first, last) = span(owner), span(tensor)
     return start <= first and last <= end and owner.dtype == tensor.dtype and bool(owner.numel())
