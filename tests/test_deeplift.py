@@ -218,8 +218,11 @@ def test_wrong_words_are_refused(options, words):
 
 
 def test_deepshap_wants_a_set():
-    with pytest.raises(OptionError, match="deepshap compares with a set of references"):
-        DeepSHAP()(small(), torch.ones(1, 5))
+    e, named = (
+        method(small(), torch.arange(5.0)[None])
+        for method in (DeepSHAP(), DeepSHAP(baseline=["zero", "mean", "blur"]))
+    )
+    torch.testing.assert_close(e.attribution, named.attribution)
     with pytest.raises(OptionError, match="a set of references is wanted"):
         DeepSHAP(baseline=0.5)(small(), torch.ones(1, 5))
 

@@ -7,6 +7,8 @@ from . import targets as targets
 from .errors import WhenceError as WhenceError
 from .ledger import Ledger as Ledger
 from .methods.catalogue import methods as methods
+from .methods.deeplift import DeepLIFT as DeepLIFT
+from .methods.deeplift import DeepSHAP as DeepSHAP
 from .methods.explain import explain as explain
 from .methods.gradients import Gradient as Gradient
 from .methods.gradients import GradientTimesInput as GradientTimesInput
@@ -33,19 +35,20 @@ from .targets import neuron as neuron
 __version__ = "0.1.0"
 
 __all__ = [
-    "LRP", "Composite", "Deconvolution", "DeepTaylor", "Explanation", "Explanations", "Gradient", "GradientTimesInput",
-    "GuidedBackpropagation", "Ledger", "Op", "Saliency", "SensitivityAnalysis", "SimpleTaylor",
-    "WhenceError", "__version__", "data", "difference", "errors", "explain", "images", "layers",
-    "load", "load_model", "logit", "methods", "neuron", "record", "rules", "targets",
+    "Composite", "Deconvolution", "DeepLIFT", "DeepSHAP", "DeepTaylor", "Explanation",
+    "Explanations", "Gradient", "GradientTimesInput", "GuidedBackpropagation", "LRP", "Ledger",
+    "Op", "Saliency", "SensitivityAnalysis", "SimpleTaylor", "WhenceError", "__version__",
+    "baselines", "data", "difference", "errors", "explain", "images", "layers", "load",
+    "load_model", "logit", "methods", "neuron", "record", "rules", "targets", "testing",
 ]  # fmt: skip
 
-_LATER = {"images": "images", "data": "data", "rules": "rules", "errors": "errors"}
+_LATER = ("images", "data", "rules", "errors", "baselines", "testing")
 """Modules that are imported when first used."""
 
 
 def __getattr__(name: str) -> _Any:
     if name in _LATER:
-        return _import_module(f".{_LATER[name]}", __name__)
+        return _import_module(f".{name}", __name__)
     if name == "load_model":
         return _import_module(".models", __name__).load
     raise AttributeError(f"module 'whence' has no attribute {name!r}")

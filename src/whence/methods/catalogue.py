@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import OptionError, WhenceError, unknown
 from .base import Method
+from .deeplift import DeepLIFT, DeepSHAP
 from .gradients import Gradient, GradientTimesInput, Saliency, SensitivityAnalysis
 from .lrp import LRP, DeepTaylor
 from .taylor import SimpleTaylor
@@ -132,6 +133,24 @@ CATALOGUE: dict[str, MethodRow] = {
             "adds up, no negative relevance",
             "2",
             "montavon2017",
+        ),
+        MethodRow(
+            "deeplift",
+            DeepLIFT,
+            "what makes the answer differ from a reference's?",
+            "a rule for every op",
+            "adds up to f(x) - f(reference)",
+            "2.4",
+            "shrikumar2017",
+        ),
+        MethodRow(
+            "deepshap",
+            DeepSHAP,
+            "the same, against a set of references?",
+            "a rule for every op",
+            "adds up to f(x) - mean f(set)",
+            "2.4 a reference",
+            "shrikumar2017, lundberg2017",
         ),
     )
 }

@@ -157,9 +157,10 @@ class DeepLIFT(Method):
 class DeepSHAP(DeepLIFT):
     """DeepLIFT's mean over a set of references: an estimate of Shapley values [lundberg2017].
 
-    baseline: the set: an array (references, ...) of samples to compare with, or a list of
-        baselines. It adds up to f(x) minus the mean of f over the set.
-    Raises OptionError without a set; the other options are those of DeepLIFT.
+    baseline: the set: an array (references, ...) of samples of the training data, which is what the
+        estimate means, or a list of baselines; by default zero, the mean and a blur of x itself.
+        It adds up to f(x) minus the mean of f over the set.
+    The other options are those of DeepLIFT.
     """
 
     name: ClassVar[str] = "deepshap"
@@ -167,12 +168,7 @@ class DeepSHAP(DeepLIFT):
     baseline: Any = None
 
     def _set(self) -> Any:
-        if self.baseline is None:
-            raise OptionError(
-                "deepshap compares with a set of references: give baseline=, an array "
-                "(references, ...) of samples of the training data, or a list of baselines"
-            )
-        return baselines.stacked(self.baseline)
+        return baselines.stacked(["zero", "mean", "blur"] if self.baseline is None else self.baseline)
 
 
 def _chooser(method: tuple[str, str | None], books: Ledgered) -> Callable[[Node], Any]:

@@ -119,7 +119,7 @@ MOVES = _words(
     "channel_shuffle diag diagonal diag_embed block_diag unfold_copy narrow_copy "
     "view_as_real view_as_complex real imag conj resolve_conj resolve_neg max_unpool1d "
     "max_unpool2d max_unpool3d affine_grid unsafe_chunk unsafe_split unsafe_split_with_sizes "
-    "_unsafe_index _unsafe_index_put meshgrid view cartesian_prod combinations"
+    "_unsafe_index _unsafe_index_put meshgrid cartesian_prod combinations"
 )
 JOINS = _words("cat concat concatenate hstack vstack dstack column_stack row_stack")
 TRANSPOSES = _words("permute transpose t T mT H mH swapaxes swapdims movedim moveaxis adjoint")
