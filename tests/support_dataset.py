@@ -8,6 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from whence.data import digits, digits_model
+from whence.dataset import explain as module
+from whence.dataset import explain_dataset
+from whence.dataset.work import explain_part as plain
+
+IMAGES, LABELS = digits("test")
+N = 11
+X, Y = IMAGES[:N, None], LABELS[:N]
 HERE = Path(__file__).parent
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *(p for p in sys.path if p)])}
 
@@ -21,15 +31,7 @@ killed_run(sys.argv[1])
 
 def killed_run(out, known=True):
     """60 digits, five of them broken, in parts of 4; every explained item is noted in a log."""
-    import numpy as np
-
-    from whence.data import digits, digits_model
-    from whence.dataset import explain as module
-    from whence.dataset import explain_dataset
-    from whence.dataset.work import explain_part as plain
-
-    images, labels = digits("test")
-    x = images[:60, None].copy()
+    x = IMAGES[:60, None].copy()
     x[[7, 21, 22, 40, 59], 0, 3, 3] = np.nan
 
     def noted(work, part):
@@ -38,9 +40,9 @@ def killed_run(out, known=True):
         return plain(work, part)
 
     data = (
-        {"x": x, "label": labels[:60]}
+        {"x": x, "label": LABELS[:60]}
         if known
-        else ((a, b) for a, b in zip(x, labels[:60], strict=True))
+        else ((a, b) for a, b in zip(x, LABELS[:60], strict=True))
     )
     module.explain_part = noted
     try:
@@ -50,6 +52,25 @@ def killed_run(out, known=True):
         )  # fmt: skip
     finally:
         module.explain_part = plain
+
+
+def run_of(net, data, out, method="gradient-x-input", **options):
+    options.setdefault("batch_size", 4)
+    return explain_dataset(net, data, method, out=out, progress=False, **options)
+
+
+class Counted:
+    """A map-style data set that remembers what was asked for."""
+
+    def __init__(self, wrap=None):
+        self.wrap, self.seen = wrap or np.array, []
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        self.seen.append(index)
+        return self.wrap(X[index]), int(Y[index])
 
 
 def start(out):

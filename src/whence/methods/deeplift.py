@@ -93,23 +93,29 @@ class DeepLIFT(Method):
         """One run of the doubled batch a method and chunk of references."""
         return [method._explained(job) for method in methods]
 
-    def _set(self) -> Any:
-        """The baseline, a set as a list."""
-        return self.baseline
+    def _references(self, job: Job) -> tuple[baselines.References, list[str]]:
+        """What x is compared with, in the framework's arrays, and what to note about it."""
+        return baselines.references(self.baseline, job.framework, job.model, job.inputs)
 
     def _explained(self, job: Job) -> Found:
         start = time.perf_counter()
-        found, notes = baselines.references(self._set(), job.framework, job.model, job.inputs)
+        found, notes = self._references(job)
         at_once = self.chunk or max(1, _ROWS // job.inputs.batch)
         chunks = [found[i : i + at_once] for i in range(0, len(found), at_once)]
         parts = [self._chunk(job, chunk) for chunk in chunks]
         merged = _merged(parts, job, len(found))
+        xp = job.framework.xp
+        like = {k: x for k, x in job.inputs.arrays.items() if xp.is_floating(x)}
+        attribution = {
+            k: xp.cast(a, xp.dtype(like[k])) if a is not None and k in like else a
+            for k, a in merged["attribution"].items()
+        }
         extras = {
             "reference_output": job.framework.xp.to_numpy(merged["reference"]),
             "references": len(found),
         }
         return Found(
-            merged["attribution"], merged["score"], merged["index"], merged["y"],
+            attribution, merged["score"], merged["index"], merged["y"],
             rows=merged["rows"], seed=merged["score"] - merged["reference"], axes=merged["axes"],
             notes=(*notes, *merged["notes"]), extras=extras, seconds=time.perf_counter() - start,
         )  # fmt: skip
@@ -167,8 +173,16 @@ class DeepSHAP(DeepLIFT):
 
     baseline: Any = None
 
-    def _set(self) -> Any:
-        return baselines.stacked(["zero", "mean", "blur"] if self.baseline is None else self.baseline)
+    def _references(self, job: Job) -> tuple[baselines.References, list[str]]:
+        """The set; without one, three references made of x, or zero alone for a table."""
+        if self.baseline is not None:
+            chosen = baselines.stacked(self.baseline)
+            return baselines.references(chosen, job.framework, job.model, job.inputs)
+        places = all(len(a.shape) > 2 for a in job.inputs.arrays.values())
+        chosen: Any = ["zero", "mean", "blur"] if places else 0
+        found, notes = baselines.references(chosen, job.framework, job.model, job.inputs)
+        said = "zero, the mean and a blur of x" if places else "zero"
+        return found, [*notes, f"no set of references was given; compared with {said}"]
 
 
 def _chooser(method: tuple[str, str | None], books: Ledgered) -> Callable[[Node], Any]:
