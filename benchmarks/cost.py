@@ -110,7 +110,8 @@ def measure(
     for what, (ratio, seconds) in times.items():
         memory = "-"
         if whole and what not in ("forward alone",) and what not in peers.NAMES:
-            memory = f"{timing.peak(prepared, framework, name, batch, arguments.device, what) / whole:.2f}"
+            peak = timing.peak(prepared, framework, name, batch, arguments.device, what)
+            memory = f"{peak / whole:.2f}"
         rows.append(
             (
                 f"{framework} {name}",
@@ -154,7 +155,8 @@ def machine() -> str:
             return f"{name} absent"
 
     packages = ", ".join(of(n) for n in ("whence", "torch", "tensorflow-cpu", "keras", "numpy"))
-    return f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, {packages}"
+    python = platform.python_version()
+    return f"{os.cpu_count()} cores ({platform.machine()}), Python {python}, {packages}"
 
 
 def main() -> None:

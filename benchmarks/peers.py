@@ -41,7 +41,7 @@ def fetch() -> None:
 
 
 def _epsilon_composite() -> Any:
-    """Zennit's rules, put together to match ours: epsilon at convolution and dense, pass at ReLU."""
+    """Zennit's rules, to match ours: epsilon at convolution and dense, pass at ReLU."""
     from zennit.composites import LayerMapComposite
     from zennit.rules import Epsilon, Norm, Pass
     from zennit.types import Activation, AvgPool, BatchNorm, Convolution, Linear
@@ -116,7 +116,7 @@ def _quiet(function: Callable[[], Any]) -> Any:
 
 
 def differences() -> str:
-    """Our attribution against each peer's: largest difference over the largest value, or why not."""
+    """Ours against each peer's: largest difference over the largest value, or why not."""
     import torch
 
     import whence
@@ -139,9 +139,8 @@ def differences() -> str:
             try:
                 got = theirs[peer]()
             except Exception as error:  # a peer's failure is a finding, not an end
-                lines.append(
-                    f"| {name} | {peer} | {method} | fails: {type(error).__name__}: {str(error)[:90]} |"
-                )
+                why = f"{type(error).__name__}: {str(error)[:90]}"
+                lines.append(f"| {name} | {peer} | {method} | fails: {why} |")
                 continue
             ours = whence.explain(model, x, method).attribution
             gap = float((got - ours).abs().max() / ours.abs().max())

@@ -20,7 +20,7 @@ def node_of(module, x):
 
 
 def case(seed, kind):
-    """(module, matrix, bias per output, one-sample input shape) of an affine op; inputs of both signs."""
+    """(module, matrix, bias per output, one-sample input shape) of an op; inputs of both signs."""
     torch.manual_seed(seed)
     if kind == "dense":
         module = torch.nn.Linear(5, 4).double()
@@ -31,27 +31,28 @@ def case(seed, kind):
         "conv1d": (
             torch.nn.Conv1d,
             (3, 7),
-            dict(in_channels=3, out_channels=4, kernel_size=3, stride=2, padding=1),
+            {"in_channels": 3, "out_channels": 4, "kernel_size": 3, "stride": 2, "padding": 1},
         ),
         "conv2d": (
             torch.nn.Conv2d,
             (2, 5, 6),
-            dict(in_channels=2, out_channels=3, kernel_size=3, padding=1, dilation=2),
+            {"in_channels": 2, "out_channels": 3, "kernel_size": 3, "padding": 1, "dilation": 2},
         ),
         "grouped": (
             torch.nn.Conv2d,
             (4, 4, 5),
-            dict(in_channels=4, out_channels=4, kernel_size=2, groups=2, stride=(1, 2)),
+            {"in_channels": 4, "out_channels": 4, "kernel_size": 2, "groups": 2, "stride": (1, 2)},
         ),
         "depthwise": (
             torch.nn.Conv2d,
             (3, 4, 4),
-            dict(in_channels=3, out_channels=3, kernel_size=3, groups=3, padding=1, bias=False),
+            {"in_channels": 3, "out_channels": 3, "kernel_size": 3, "groups": 3, "padding": 1}
+            | {"bias": False},
         ),
         "conv3d": (
             torch.nn.Conv3d,
             (1, 3, 4, 3),
-            dict(in_channels=1, out_channels=2, kernel_size=2),
+            {"in_channels": 1, "out_channels": 2, "kernel_size": 2},
         ),
     }[kind]
     module = spec[0](**spec[2]).double()
@@ -211,13 +212,19 @@ def test_rules_after_a_rectifier_need_one_run_and_agree_with_two():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: rules.AlphaBeta(2, 2), "alpha - beta = 1 with beta >= 0, so that relevance is conserved; got alpha=2, beta=2"),
+        (
+            lambda: rules.AlphaBeta(2, 2),
+            "alpha - beta = 1 with beta >= 0, so that relevance is conserved; got alpha=2, beta=2",
+        ),
         (lambda: rules.AlphaBeta(0, -1), "beta >= 0"),
         (lambda: rules.Gamma(-0.1), "Gamma needs gamma >= 0; got -0.1"),
         (lambda: rules.Epsilon(-1), "Epsilon needs eps >= 0"),
         (lambda: rules.Box(None, 1), "Box needs the bounds of the input, low and high"),
         (lambda: rules.Box(2, 1), "Box needs low <= high"),
-        (lambda: rules.ZPlus(bias="drop"), "ZPlus needs bias to be one of 'absorb', 'ignore', 'distribute'; got 'drop'"),
+        (
+            lambda: rules.ZPlus(bias="drop"),
+            "ZPlus needs bias to be one of 'absorb', 'ignore', 'distribute'; got 'drop'",
+        ),
         (lambda: rules.AlphaBeta(empty="x"), "empty to be 'conserve' or 'strict'"),
     ],
 )  # fmt: skip

@@ -11,9 +11,10 @@ from whence.errors import OptionError
 pytest.importorskip("torch")
 
 AFFINE = [
-    rules.Epsilon(), rules.Epsilon(0.1), rules.Gamma(), rules.Gamma(1.0, bias="distribute"), rules.ZPlus(),
-    rules.ZPlus(bias="ignore"), rules.AlphaBeta(2, 1), rules.AlphaBeta(2, 1, empty="strict"),
-    rules.AlphaBeta(1, 0), rules.WSquare(), rules.WSquare(bias=True), rules.Flat(), rules.Box(-4, 4),
+    rules.Epsilon(), rules.Epsilon(0.1), rules.Gamma(), rules.Gamma(1.0, bias="distribute"),
+    rules.ZPlus(), rules.ZPlus(bias="ignore"), rules.AlphaBeta(2, 1), rules.AlphaBeta(1, 0),
+    rules.AlphaBeta(2, 1, empty="strict"), rules.WSquare(), rules.WSquare(bias=True), rules.Flat(),
+    rules.Box(-4, 4),
 ]  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def divides(node, relevance):
     ],
 )
 def test_planted_errors_are_named(rule, text):
-    with pytest.raises(AssertionError, match=".") as error:
+    with pytest.raises(AssertionError) as error:
         testing.check_rule(rule, ("dense",))
     assert text in str(error.value)
 

@@ -31,6 +31,7 @@ from .storage import save as _save
 from .targets import difference as difference
 from .targets import logit as logit
 from .targets import neuron as neuron
+from .targets import token as token
 
 __version__ = "0.1.0"
 

@@ -121,6 +121,10 @@ def walk(
     leading = wanted.union(*(tape.nodes[place].out for place in rules))
     places = layouts(tape, samples) if ledger else {}
     rows: list[Row] = []
+    sums: dict[Value, Array] = {}
+    if ledger:
+        for value, seed in seeds.items():
+            sums[value] = per_sample(value.node.xp, seed, None, places.get(value), samples)
     first = min(rules, default=0)
     for place in range(len(tape.nodes) - 1, first - 1, -1):
         node = tape.nodes[place]
@@ -131,7 +135,7 @@ def walk(
             found = rule(node, relevance[0] if len(relevance) == 1 else relevance)
             parts = found.parts if isinstance(found, Split) else found
             if ledger:
-                rows.append(_row(node, rule, incoming, found, places, samples, leading))
+                rows.append(_row(node, rule, incoming, found, places, samples, leading, sums))
             for value, part in zip(node.into, parts, strict=True):
                 if value in leading:
                     arrived[value] = arrived[value] + part if value in arrived else part
@@ -161,16 +165,20 @@ def _row(
     places: Mapping[Value, Layout | None],
     samples: int,
     leading: set[Value],
+    sums: dict[Value, Array],
 ) -> Row:
-    """leading: values from which a way leads on; what goes to others passes around ``at``."""
+    """The books of one op.
+
+    leading: values from which a way leads on; what goes to others passes around ``at``. sums: what
+    arrived at each value so far, per sample, so that no array is summed twice.
+    """
     xp: Any = node.xp
     split = found if isinstance(found, Split) else Split(found, lambda total: {})
     into = list(zip(node.into, split.parts, strict=True))
     on, around = ([p for p in into if (p[0] in leading) is way] for way in (True, False))
 
-    def summed(pairs: Sequence[tuple[Value, Array | None]]) -> Any:
-        sums = [per_sample(xp, a, None, places.get(v), samples) for v, a in pairs if a is not None]
-        return sum(sums[1:], sums[0]) if sums else 0.0
+    def sum_of(value: Value, array: Array) -> Array:
+        return per_sample(xp, array, None, places.get(value), samples)
 
     here = places.get(node.results[0])
 
@@ -179,10 +187,18 @@ def _row(
             return came  # every rule asks for it
         return per_sample(xp, a, b, here, samples)
 
-    came, went = summed(list(zip(node.results, incoming, strict=True))), summed(on)
+    arrived = [
+        sums.pop(v) for v, r in zip(node.results, incoming, strict=True) if r is not None
+    ]
+    came = sum(arrived[1:], arrived[0])
+    went: Any = 0.0
+    for value, part in on:
+        amount = sum_of(value, part)
+        went = went + amount
+        sums[value] = sums[value] + amount if value in sums else amount
     absorbed = dict(split.absorbed(total))
     if around:
-        absorbed["around"] = summed(around)
+        absorbed["around"] = sum(sum_of(v, part) for v, part in around)
     if split.rest:
         absorbed[split.rest] = came - went - sum(absorbed.values())
     kind = str(node.kind)

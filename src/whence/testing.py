@@ -72,12 +72,14 @@ def _check_on(rule: Rule, kind: str, seed: int, tolerance: float, zero: bool) ->
     parts = found.parts if isinstance(found, Split) else found
     if not isinstance(parts, tuple) or len(parts) != len(node.into):
         raise AssertionError(
-            f"{what}: one array for each of {len(node.into)} operand(s) is wanted; got {_kind_of(parts)}"
+            f"{what}: one array for each of {len(node.into)} operand(s) is wanted; "
+            f"got {_kind_of(parts)}"
         )
     for part, operand in zip(parts, node.into, strict=True):
         if tuple(part.shape) != operand.shape:
             raise AssertionError(
-                f"{what}: the operand has shape {operand.shape}; the rule returned {tuple(part.shape)}"
+                f"{what}: the operand has shape {operand.shape}; "
+                f"the rule returned {tuple(part.shape)}"
             )
         if not bool(torch.isfinite(part).all()):
             raise AssertionError(f"{what}: the result is not finite")
@@ -141,8 +143,9 @@ def _check_books(found: Any, parts: Any, relevance: Any, what: str, tolerance: f
     if np.abs(missing).max() > tolerance * scale:
         books = ", ".join(f"{k} {float(v.sum()):.4g}" for k, v in absorbed.items()) or "nothing"
         raise AssertionError(
-            f"{what}: relevance in {float(relevance.sum()):.6g}, out {float(sum(p.sum() for p in parts)):.6g}, "
-            f"said to be absorbed: {books}; {float(missing.sum()):.4g} is missing"
+            f"{what}: relevance in {float(relevance.sum()):.6g}, "
+            f"out {float(sum(p.sum() for p in parts)):.6g}, said to be absorbed: {books}; "
+            f"{float(missing.sum()):.4g} is missing"
         )
 
 
@@ -170,7 +173,7 @@ def _node(module: Any, x: Any, kind: str) -> tuple[Tape, Node]:
 
 
 def _two_branches(torch: Any) -> Any:
-    class Sum(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Sum(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.a = torch.nn.Linear(4, 3).double()

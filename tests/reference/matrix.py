@@ -11,7 +11,8 @@ import itertools
 import numpy as np
 
 __all__ = [
-    "alpha_beta", "box", "conv_matrix", "dense_matrix", "epsilon", "flat", "gamma", "w_square", "z_plus",
+    "alpha_beta", "box", "conv_matrix", "dense_matrix", "epsilon", "flat", "gamma", "w_square",
+    "z_plus",
 ]  # fmt: skip
 
 EPS = 1e-6
@@ -27,8 +28,10 @@ def dense_matrix(weight, bias=None):
 
 
 def conv_matrix(weight, shape, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    """The matrix of a convolution on one sample of ``shape`` = (channels, *space), by definition:
-    out[o, p] = sum over c, k of weight[o, c, k] * in[group(o) + c, p * stride + k * dilation - padding].
+    """The matrix of a convolution on one sample of ``shape`` = (channels, *space), by definition.
+
+    out[o, p] = sum over c, k of
+    weight[o, c, k] * in[group(o) + c, p * stride + k * dilation - padding].
     """
     weight = np.asarray(weight, float)
     dims = weight.ndim - 2
@@ -36,7 +39,7 @@ def conv_matrix(weight, shape, bias=None, stride=1, padding=0, dilation=1, group
     space, kernel = shape[1:], weight.shape[2:]
     out_space = tuple(
         (s + 2 * p - d * (k - 1) - 1) // st + 1
-        for s, p, d, k, st in zip(space, padding, dilation, kernel, stride)
+        for s, p, d, k, st in zip(space, padding, dilation, kernel, stride, strict=True)
     )
     per_group, outs = weight.shape[1], weight.shape[0]
     matrix = np.zeros((outs, *out_space, *shape))
@@ -47,9 +50,9 @@ def conv_matrix(weight, shape, bias=None, stride=1, padding=0, dilation=1, group
                 for tap in itertools.product(*map(range, kernel)):
                     at = tuple(
                         p * s + t * d - q
-                        for p, s, t, d, q in zip(place, stride, tap, dilation, padding)
+                        for p, s, t, d, q in zip(place, stride, tap, dilation, padding, strict=True)
                     )
-                    if all(0 <= a < n for a, n in zip(at, space)):
+                    if all(0 <= a < n for a, n in zip(at, space, strict=True)):
                         matrix[(o, *place, first + c, *at)] += weight[(o, c, *tap)]
     rows = outs * int(np.prod(out_space))
     biases = np.zeros(outs) if bias is None else np.asarray(bias, float)
@@ -123,7 +126,8 @@ def gamma(W, b, x, R, g=0.25, mode="absorb"):
         if z == 0:
             continue
         favour = (lambda v: v + g * max(v, 0)) if z > 0 else (lambda v: v + g * min(v, 0))
-        # x+ (W + gW+) + x- (W + gW-) favours products of the output's sign: w*x + g*[w*x]+ for z > 0.
+        # x+ (W + gW+) + x- (W + gW-) favours products of the output's sign: w*x + g*[w*x]+ for
+        # z > 0.
         terms = [favour(W[j, i] * x[i]) for i in range(len(x))]
         out += _shared(terms, favour(b[j]), R[j], mode, [w != 0 for w in W[j]])
     return out

@@ -65,8 +65,8 @@ def find(model: object, x: Any = None) -> Framework:
             if by_name(name).owns(array):
                 return by_name(name)
     raise ModelError(
-        f"{getattr(model, '__name__', type(model).__name__)} is a plain function, so its framework is "
-        "taken from its input; give the input as a torch or TensorFlow tensor"
+        f"{getattr(model, '__name__', type(model).__name__)} is a plain function, so its framework "
+        "is taken from its input; give the input as a torch or TensorFlow tensor"
     )
 
 
@@ -112,10 +112,10 @@ def is_array(framework: Framework, thing: Any) -> bool:
 
 
 def gather(framework: Framework, model: object, x: Any) -> Inputs:
-    """What the caller gave -> ``Inputs``: arrays by name, and the way back to the caller's own types.
+    """What the caller gave -> ``Inputs``: arrays by name, and the way back to the caller's types.
 
-    x: one array with a batch axis, a tuple or list of them, or a dict. Lists of numbers are taken as
-    one array. Raises InputError where there is no array in it.
+    x: one array with a batch axis, a tuple or list of them, or a dict. Lists of numbers are taken
+    as one array. Raises InputError where there is no array in it.
     """
     if isinstance(x, list) and not any(is_array(framework, item) for item in x):
         x = np.asarray(x)
@@ -167,8 +167,8 @@ def _foreign(x: Any) -> np.ndarray:
         ) from error
     if array.dtype == object or array.dtype.kind in "US":
         raise InputError(
-            f"the input is {type(x).__name__}, which is not an array of numbers. Give an array with a "
-            "batch axis; whence.images.read(path) makes one of picture files"
+            f"the input is {type(x).__name__}, which is not an array of numbers. Give an array "
+            "with a batch axis; whence.images.read(path) makes one of picture files"
         )
     return array
 

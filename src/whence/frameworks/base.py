@@ -64,8 +64,8 @@ numbers (names, kinds), since a compiling framework keeps it from the first run.
 """
 
 Score = Callable[..., Any]
-"""``score(outputs, **arguments) -> (scores, extras)``: outputs by name -> (batch,) numbers and a dict
-of further arrays to return."""
+"""``score(outputs, **arguments) -> (scores, extras)``: outputs by name -> (batch,) numbers and a
+dict of further arrays to return."""
 
 
 class Framework(ABC):
@@ -98,8 +98,9 @@ class Framework(ABC):
 
     @abstractmethod
     def call_style(self, model: object, x: Any) -> str:
-        """How the model takes ``x``: ``"args"`` (spread a tuple), ``"kwargs"`` (spread a dict) or
-        ``"one"`` (as one argument).
+        """How the model takes ``x``.
+
+        ``"args"`` spreads a tuple, ``"kwargs"`` spreads a dict, ``"one"`` is one argument.
         """
 
     @abstractmethod
@@ -136,7 +137,7 @@ class Framework(ABC):
         fold: bool = False,
         keep: Sequence[str] = (),
     ) -> Any:
-        """``program(record(model, inputs, head), **arguments)``, compiled where the framework compiles.
+        """``program(record(model, inputs, head), **arguments)``, compiled where that is possible.
 
         key: names the program; two calls with the same model, key, head, input and argument shapes
         run the same compiled graph. The tape is used up.
@@ -162,8 +163,10 @@ class Framework(ABC):
 
     @abstractmethod
     def predict(self, model: object, inputs: Inputs) -> dict[str, Array]:
-        """The model's outputs by name, in inference mode: ``output`` for a single array, the names of
-        a dict or dataclass, ``output0``, ``output1``... for a tuple.
+        """The model's outputs by name, in inference mode.
+
+        ``output`` for a single array, the names of a dict or dataclass, ``output0``, ``output1``...
+        for a tuple.
         """
 
     @abstractmethod

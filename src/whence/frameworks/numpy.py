@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
+
+from ..errors import InputError
 
 __all__ = ["NumpyFunctions"]
 
@@ -103,6 +105,12 @@ class NumpyFunctions:
 
     def scaled(self, array: Array, factor: Array) -> Array:
         return array * factor
+
+    def vjp(self, function: Callable[..., Array], inputs: Sequence[Array]) -> NoReturn:
+        raise InputError(
+            "a vector-Jacobian product was asked of NumPy arrays, and NumPy has no gradients; give "
+            "torch or TensorFlow tensors"
+        )
 
     def inner(self, a: Array, b: Array) -> Array:
         wide = np.promote_types(a.dtype, np.float32)

@@ -11,7 +11,7 @@ import numpy as np
 from ..backward import Rule
 from ..errors import OptionError
 from ..rules.affine import Epsilon
-from ..rules.composite import Composite, auto, chooser, named, positive_net
+from ..rules.composite import Composite, auto, chooser, named
 from ..tape import Node, Tape
 from .base import Found, Job, Method
 from .walks import Walk, run_walks
@@ -52,11 +52,11 @@ class _Relevance(Method):
 
 @dataclass(frozen=True, repr=False)
 class LRP(_Relevance):
-    """Layer-wise relevance propagation: the answer, shared out op by op back to the input [bach2015].
+    """Layer-wise relevance propagation: the answer, shared out op by op to the input [bach2015].
 
     composite: which op gets which rule: a name (``whence.rules.composite.NAMES``; "auto" chooses by
-        the ops on the tape and says so in the result), a ``whence.Composite``, or one rule for every
-        affine op.
+        the ops on the tape and says so in the result), a ``whence.Composite``, or one rule for
+        every affine op.
     rules: {pattern: rule} that come before the composite's lines: a layer name, a glob over layer
         names, an op kind, "first" or "*"; the first that matches counts.
     eps, gamma, low, high: passed to the composites that have them; None leaves their defaults.
@@ -127,6 +127,7 @@ class LRP(_Relevance):
         return chooser(tape, self.resolve(tape), self.rules, self.unknown)
 
     def walk(self) -> Walk:
+        """The walk that does this."""
         return Walk(
             self.choose, self.seed, _WAYS_OUT, keep=self.keep, through=dict(self.through),
             facts=lambda tape: {"composite": self.resolve(tape).name},
@@ -135,11 +136,11 @@ class LRP(_Relevance):
 
 @dataclass(frozen=True, repr=False)
 class DeepTaylor(_Relevance):
-    """Deep Taylor decomposition: a first-order expansion at every op, about a root point that the op's
-    domain suggests [montavon2017].
+    """Deep Taylor decomposition: a first-order expansion at every op [montavon2017].
 
-    z+ for activations that are not negative; for the first op z^B between ``low`` and ``high`` where
-    these are given (pixels), else w^2. Biases take no part, so nothing is absorbed but by eps.
+    The expansion is about a root point that the op's domain suggests: z+ for activations that are
+    not negative; for the first op z^B between ``low`` and ``high`` where these are given (pixels),
+    else w^2. Biases take no part, so nothing is absorbed but by eps.
     Raises OptionError, naming the op, for a net that is not made of affine ops, ReLUs and pooling.
     """
 
@@ -150,19 +151,18 @@ class DeepTaylor(_Relevance):
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.low is None) != (self.high is None):
-            raise OptionError(
-                "deep-taylor needs both bounds of the input, low and high, or neither"
-            )
+        if isinstance(self.keep, str):
+            object.__setattr__(self, "keep", (self.keep,))
+        object.__setattr__(self, "keep", tuple(self.keep))
         named("deep-taylor", low=self.low, high=self.high)
 
     def choose(self, tape: Tape) -> Callable[[Node], Rule | None]:
         """The rule of each node on a tape."""
-        positive_net(tape.nodes)
         return chooser(tape, named("deep-taylor", low=self.low, high=self.high))
 
     def walk(self) -> Walk:
-        return Walk(self.choose, "output", _WAYS_OUT, keep=tuple(self.keep))
+        """The walk that does this."""
+        return Walk(self.choose, "output", _WAYS_OUT, keep=self.keep)
 
 
 def _hashable(value: Any) -> Any:

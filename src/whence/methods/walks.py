@@ -12,13 +12,16 @@ from ..arrays import Array
 from ..backward import Row, Rule, plan, walk
 from ..errors import OptionError, TargetError
 from ..ops import Op
+from ..rules.ahead import fold_ahead
 from ..rules.flow import proportional
 from ..rules.rectified import DECONVOLUTION, GUIDED
 from ..rules.through import Through, channel_mask
 from ..tape import Node, Tape, Value
 from .base import Found, Job, Method
 
-__all__ = ["Deconvolution", "GuidedBackpropagation", "Walk", "run_walks"]
+__all__ = [
+    "Deconvolution", "GuidedBackpropagation", "Walk", "kept_layers", "planned", "run_walks",
+]  # fmt: skip
 
 Table = Mapping[Op, Rule]
 
@@ -49,11 +52,12 @@ def run_walks(
     in_units: relevance rules follow, so fold batch-norm and hold what they read.
     key: names the walks, for the framework's cache of graphs.
     """
-    layers = {name for w in walks for name in (*w.keep, *w.through)}
-    keep = sorted(layers | {name for name in (job.target.layer, job.at) if name})
+    keep = kept_layers(walks, job.target, job.at)
     arguments, kinds = _seeds(walks, job)
 
     def program(tape: Tape, **given: Array) -> dict[str, Any]:
+        if in_units:
+            fold_ahead(tape, keep)
         return _program(tape, walks, job, keep_books, given)
 
     start = time.perf_counter()
@@ -75,6 +79,12 @@ def run_walks(
         )
         for w in result["walks"]
     ]  # fmt: skip
+
+
+def kept_layers(walks: Sequence[Walk], target: targets.Target, at: str | None) -> list[str]:
+    """The layers whose outputs must stay on the tape."""
+    layers = {name for w in walks for name in (*w.keep, *w.through)}
+    return sorted(layers | {name for name in (target.layer, at) if name})
 
 
 def _seeds(walks: Sequence[Walk], job: Job) -> tuple[dict[str, Array], tuple[str, ...]]:
@@ -130,10 +140,7 @@ def _program(
     held = {k: v.array for k, v in names.items()}
     kept = [{name: tape.at(name) for name in w.keep} for w in walks]
     every = [places + [v for v in k.values() if v not in places] for k in kept]
-    plans = [
-        _masked(tape, w, plan(tape, w.choose(tape), [value], at, w.ways_out), xp)
-        for w, at in zip(walks, every, strict=True)
-    ]
+    plans = [planned(tape, w, value, at) for w, at in zip(walks, every, strict=True)]
     facts = [dict(w.facts(tape)) for w in walks]
     shown = None
     if target.head is None:
@@ -167,9 +174,12 @@ def _program(
     }  # fmt: skip
 
 
-def _masked(tape: Tape, spec: Walk, rules: dict[int, Rule], xp: Any) -> dict[int, Rule]:
-    """The rules, with the ways through named channels narrowed."""
-    masked = dict(rules)
+def planned(tape: Tape, spec: Walk, start: Value, at: Sequence[Value]) -> dict[int, Rule]:
+    """The rule of every node between ``at`` and ``start``, by position on the tape, with the ways
+    through named channels narrowed.
+    """
+    rules = plan(tape, spec.choose(tape), [start], at, spec.ways_out)
+    masked, xp = dict(rules), start.node.xp
     for name, channels in spec.through.items():
         value = tape.at(name)
         place = next((p for p, n in enumerate(tape.nodes) if n is value.node), None)
@@ -178,10 +188,10 @@ def _masked(tape: Tape, spec: Walk, rules: dict[int, Rule], xp: Any) -> dict[int
                 f"through= names layer {name}, which does not lead to what is explained"
             )
         axis = targets.channel_axis(value, tape.channels)
-        mask = channel_mask(channels, value.shape, axis, name)
-        masked[place] = Through(
-            rules[place], xp.cast(xp.asarray(mask, like=value.array), value.dtype), name
-        )
+        mask: Any = channel_mask(channels, value.shape, axis, name)
+        if xp is not None:
+            mask = xp.cast(xp.asarray(mask, like=value.array), value.dtype)
+        masked[place] = Through(rules[place], mask, name)
     return masked
 
 
@@ -222,6 +232,8 @@ def _axes(tape: Tape, at: str | None, names: Mapping[str, Value]) -> tuple[str, 
     if at is None:
         return None
     rank = len(value.shape)
+    if rank == 3 and targets.channel_axis(value, tape.channels) == 1:
+        return ("batch", "channel", "length")
     if rank == 3:
         return ("batch", "token", "feature")
     if rank in (4, 5):

@@ -96,6 +96,7 @@ class Epsilon:
 
 @dataclass(frozen=True)
 class Norm(Epsilon):
-    """Sums and averages share in proportion, x * J^T (R / s(z)): epsilon under the name that the field
-    uses at pooling [montavon2018].
+    """Sums and averages share in proportion, x * J^T (R / s(z)) [montavon2018].
+
+    It is epsilon, under the name that the field uses at pooling.
     """

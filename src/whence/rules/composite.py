@@ -8,23 +8,25 @@ share in proportion, pooling and moves carry to the source...).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from inspect import signature
 from typing import Any
 
 from ..backward import Rule, name_of
-from ..errors import OptionError, nearest, unknown
+from ..errors import OptionError, UnknownName, nearest, unknown
 from ..ops import Op
 from ..tape import Node, Tape
 from .affine import Epsilon, Norm
 from .attention import halves, norm, product, softmax
+from .domain import Domain, Raised
 from .flow import passed, proportional, transported
 from .gates import signal, stopped, values_only
-from .rooted import Box, Flat, WSquare
+from .rooted import Box, Flat
 from .signed import AlphaBeta, Gamma, ZPlus
 
 __all__ = [
-    "BASE", "NAMES", "Composite", "auto", "chooser", "epsilon_table", "named", "positive_net",
+    "BASE", "NAMES", "Composite", "auto", "chooser", "epsilon_table", "named", "rectified",
 ]  # fmt: skip
 
 BASE: dict[Op, Rule] = {
@@ -44,19 +46,53 @@ BASE: dict[Op, Rule] = {
 
 _WEIGHTED = (Op.DENSE, Op.CONV)
 _RECURRENT = ("LSTM", "GRU", "RNN")
+_RECTIFIED_NET = (
+    Op.DENSE, Op.CONV, Op.AFFINE, Op.ADD, Op.AVGPOOL, Op.MAXPOOL, Op.SHAPE, Op.INPUT, Op.EMBEDDING,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Composite:
     """Which op gets which rule.
 
-    lines: (where, rule) in order; the first that matches counts. ``where`` is ``"first"`` (the first
-    dense or convolution op that ran), an op kind (``"conv"``), ``"*"`` (every dense, convolution or
-    elementwise affine op), a layer name (its child layers included) or a glob over layer names.
+    lines: (where, rule) in order; the first that matches counts. ``where`` is ``"first"`` (the
+        first dense or convolution op that ran), an op kind (``"conv"``), ``"*"`` (every dense,
+        convolution or elementwise affine op), a layer name (its child layers included) or a glob
+        over layer names. A word that is an op kind means the kind, also where a layer is called so.
+        A dict will do as well.
+    name: for tables and results.
+    demands: looks at each op, and raises for one that the composite is not derived for.
+
+    Ops that no line matches get the rules that are the same for all composites; they are printed
+    too. A rule may choose by the op: one with a method ``for_node(node) -> rule`` stands for what
+    that returns. Raises OptionError for lines of another form.
+
+    Example:
+        >>> import whence
+        >>> from whence.rules import Epsilon, ZPlus
+        >>> mine = whence.Composite((("layer4", Epsilon()), ("conv", ZPlus())), "mine")
+        >>> print(mine)  # doctest: +ELLIPSIS
+        where       rule
+        layer4      Epsilon(eps=1e-06)
+        conv        ZPlus(bias='absorb')
+        affine      Epsilon(eps=1e-06)
+        ...
     """
 
     lines: tuple[tuple[str, Rule], ...]
     name: str = ""
+    demands: Callable[[Node], None] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        lines = self.lines.items() if isinstance(self.lines, Mapping) else self.lines
+        for line in lines:
+            pair = isinstance(line, (tuple, list)) and len(line) == 2
+            if not (pair and isinstance(line[0], str) and callable(line[1])):
+                raise OptionError(
+                    "a composite is a list of (where, rule): a layer name, a glob, an op kind, "
+                    f"'first' or '*', and a rule such as whence.rules.ZPlus(); got {line!r}"
+                )
+        object.__setattr__(self, "lines", tuple((where, rule) for where, rule in lines))
 
     def __str__(self) -> str:
         rows = [("where", "rule"), *((w, name_of(r)) for w, r in self.lines)]
@@ -85,6 +121,11 @@ def epsilon(eps: float = 1e-6) -> Composite:
     return _fixed("epsilon", conv=rule, dense=rule, affine=rule, add=rule, avgpool=rule)
 
 
+def _deep_taylor(rule: Domain) -> Composite:
+    lines = _lines(conv=rule, dense=rule, affine=rule, add=Raised(), avgpool=Raised())
+    return Composite(lines, "deep-taylor", rectified)
+
+
 NAMES: dict[str, Callable[..., Composite]] = {
     "epsilon": epsilon,
     "epsilon-plus": lambda eps=1e-6: _fixed("epsilon-plus", conv=ZPlus(), dense=Epsilon(eps)),
@@ -111,12 +152,7 @@ NAMES: dict[str, Callable[..., Composite]] = {
         mul=signal,
     ),
     "excitation-backprop": lambda: _fixed("excitation-backprop", conv=ZPlus(), dense=ZPlus()),
-    "deep-taylor": lambda low=None, high=None: _fixed(
-        "deep-taylor",
-        first=WSquare() if low is None else Box(low, high),
-        conv=ZPlus(bias="ignore"),
-        dense=ZPlus(bias="ignore"),
-    ),
+    "deep-taylor": lambda low=None, high=None: _deep_taylor(Domain(low, high)),
 }
 """The composites that people know, by name."""
 
@@ -129,15 +165,21 @@ def named(name: str, **options: Any) -> Composite:
     if name not in NAMES:
         raise unknown("composite", name, [*NAMES, "auto"])
     given = {k: v for k, v in options.items() if v is not None}
-    try:
-        return NAMES[name](**given)
-    except TypeError:
-        raise OptionError(f"composite {name!r} does not take {', '.join(sorted(given))}") from None
+    takes = list(signature(NAMES[name]).parameters)
+    strange = [k for k in given if k not in takes]
+    if strange:
+        raise OptionError(
+            f"composite {name!r} does not take {', '.join(strange)}; its options: "
+            f"{', '.join(takes) or 'none'}"
+        )
+    return NAMES[name](**given)
 
 
 def auto(tape: Tape) -> str:
-    """The name of the composite that suits the ops on a tape: ``epsilon-plus-flat`` for convolutional
-    ones, ``attn-lrp`` where there is attention, ``epsilon`` otherwise.
+    """The name of the composite that suits the ops on a tape.
+
+    ``attn-lrp`` where there is attention, else ``epsilon-plus-flat`` where there are convolutions,
+    ``epsilon`` otherwise.
     """
     products = {id(v) for n in tape.nodes if n.kind is Op.MATMUL for v in n.into}
     if products and any(n.kind is Op.SOFTMAX and len(n.out[0].shape) > 2 for n in tape.nodes):
@@ -156,30 +198,41 @@ def chooser(
     unknown_rule: ``"gradient"`` hands relevance on at OPAQUE ops in proportion to input x gradient.
     Raises UnknownName for a pattern that matches no op on the tape, with the nearest names.
     """
-    lines = [*(overrides or {}).items(), *composite.lines]
+    given = list((overrides or {}).items())
     first = next((n for n in tape.nodes if n.kind in _WEIGHTED), None)
-    for where, _ in (overrides or {}).items():
-        if not any(_matches(where, n, first) for n in tape.nodes):
-            raise _no_match(where, tape.nodes)
+    for where, rule in given:
+        _check_pattern(where, rule, tape.nodes, first)
     gated = _recurrent_layers(tape)
     scores = _scores(tape)
 
-    def choose(node: Node) -> Rule | None:
+    def listed(lines: Iterable[tuple[str, Rule]], node: Node) -> Rule | None:
         for where, rule in lines:
             if _matches(where, node, first) and _applies(where, rule, node):
-                return _for_scores(rule) if id(node) in scores else rule
+                return rule
+        return None
+
+    def standard(node: Node) -> Rule | None:
         if node.kind is Op.OPAQUE and unknown_rule == "gradient":
             return proportional
         if node.kind is Op.MUL and any(_within(node.layer, layer) for layer in gated):
             return signal
-        rule = BASE.get(node.kind)
+        return BASE.get(node.kind)
+
+    def choose(node: Node) -> Rule | None:
+        rule = listed(given, node)
+        if rule is None:
+            if composite.demands is not None:
+                composite.demands(node)
+            rule = listed(composite.lines, node) or standard(node)
+        if hasattr(rule, "for_node"):
+            rule = rule.for_node(node)
         return _for_scores(rule) if id(node) in scores else rule
 
     return choose
 
 
 def _scores(tape: Tape) -> set[int]:
-    """Sums whose result reaches a softmax by moves alone: a mask of -inf may be among their terms."""
+    """Sums whose result reaches a softmax by moves alone: a mask of -inf may be among the terms."""
     found: set[int] = set()
     waiting = [v.node for n in tape.nodes if n.kind is Op.SOFTMAX for v in n.into]
     while waiting:
@@ -220,48 +273,53 @@ def _matches(where: str, node: Node, first: Node | None) -> bool:
 def _applies(where: str, rule: Rule, node: Node) -> bool:
     """A layer's pattern means the ops with weights in it, not its activations and moves."""
     named_kind = where in ("first", "*") or where in tuple(Op)
-    return named_kind or node.kind in getattr(rule, "kinds", (*_WEIGHTED, Op.AFFINE))
+    return named_kind or node.kind in _kinds(rule)
 
 
-def _no_match(where: str, nodes: Iterable[Node]) -> Exception:
-    names: Sequence[str] = [
-        *dict.fromkeys(n.layer for n in nodes if n.layer),
-        *map(str, Op),
-        "first",
-        "*",
-    ]
-    close = nearest(where, names)
-    hint = f" Nearest: {', '.join(map(repr, close))}." if close else ""
-    error = unknown("layer or op kind to give a rule to,", where, close or names[:12])
-    error.args = (
-        f"the pattern {where!r} in rules= matches no layer and no op kind on the tape.{hint} A pattern is a "
-        "layer name, a glob over layer names, an op kind, 'first' or '*'; whence.layers(model, x) lists layers",
-    )
-    return error
-
-
-def positive_net(nodes: Iterable[Node]) -> None:
-    """Raise OptionError, naming the op, unless these nodes are a net that deep Taylor is derived for:
-    affine ops, ReLUs, pooling, sums and moves.
+def _check_pattern(where: str, rule: Rule, nodes: Sequence[Node], first: Node | None) -> None:
+    """Raise UnknownName for a pattern that matches nothing, OptionError for one whose rule is not
+    for what it matches.
     """
-    fine = (
-        Op.DENSE,
-        Op.CONV,
-        Op.AFFINE,
-        Op.ADD,
-        Op.AVGPOOL,
-        Op.MAXPOOL,
-        Op.SHAPE,
-        Op.INPUT,
-        Op.EMBEDDING,
+    matched = [n for n in nodes if _matches(where, n, first)]
+    if not matched:
+        raise _no_match(where, nodes)
+    if not any(_applies(where, rule, n) for n in matched):
+        here = ", ".join(dict.fromkeys(str(n.kind) for n in matched))
+        raise OptionError(
+            f"the pattern {where!r} in rules= matches {here} only, and a layer's pattern gives "
+            f"{name_of(rule)} to {', '.join(_kinds(rule))} ops. Name the op kind instead"
+        )
+
+
+def _kinds(rule: Rule) -> Sequence[Op]:
+    """The kinds of op that a rule is for where a layer is named."""
+    kinds: Sequence[Op] = getattr(rule, "kinds", (*_WEIGHTED, Op.AFFINE))
+    return kinds
+
+
+def _no_match(where: str, nodes: Iterable[Node]) -> UnknownName:
+    nodes = list(nodes)
+    layers = dict.fromkeys(n.layer for n in nodes if n.layer)
+    kinds = dict.fromkeys(str(n.kind) for n in nodes if n.kind is not Op.INPUT)
+    close = nearest(where, [*layers, *kinds, "first", "*"])
+    hint = f" Nearest: {', '.join(map(repr, close))}." if close else ""
+    return UnknownName(
+        f"the pattern {where!r} in rules= matches no layer and no op kind on the tape.{hint} A "
+        "pattern is a layer name, a glob over layer names, an op kind, 'first' or '*'; "
+        f"whence.layers(model, x) lists layers, and the kinds here are {', '.join(kinds)}"
     )
-    for node in nodes:
+
+
+def rectified(node: Node) -> None:
+    """Raise OptionError for an op that deep Taylor is not derived for, naming it."""
+    if node.kind is Op.RELU:
         slope = node.attrs.get("slope", 0.0)
-        if node.kind is Op.RELU and isinstance(slope, (int, float)) and slope == 0:
-            continue
-        if node.kind not in fine or node.kind is Op.RELU:
-            raise OptionError(
-                f"deep-taylor is derived for nets of affine ops, ReLUs and pooling; this one has "
-                f"{node.kind}.{node.op} at layer {node.layer or '(top)'}, node {node.index}. Use lrp with "
-                "another composite"
-            )
+        if isinstance(slope, (int, float)) and slope == 0:
+            return
+    elif node.kind in _RECTIFIED_NET:
+        return
+    raise OptionError(
+        f"deep-taylor is derived for nets of affine ops, ReLUs and pooling; this one has "
+        f"{node.kind}.{node.op} at layer {node.layer or '(top)'}, node {node.index}. Use lrp with "
+        "another composite"
+    )

@@ -15,7 +15,7 @@ __all__ = ["Pass", "passed", "proportional", "transported"]
 
 @dataclass(frozen=True)
 class Pass:
-    """Activations hand their relevance on as it is, also at zero and where f(0) is not 0 [bach2015]."""
+    """Activations hand relevance on as it is, also at zero and where f(0) is not 0 [bach2015]."""
 
     def __call__(self, node: Node, relevance: Array) -> tuple[Array, ...]:
         """Relevance of the output in, the same out."""

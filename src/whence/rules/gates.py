@@ -24,23 +24,30 @@ def _source(value: Value, depth: int = 10) -> Value:
     return value
 
 
+def _saturates(node: Node) -> bool:
+    sigmoid = node.kind is Op.ACTIVATION and node.op.lower() in _SATURATING
+    return node.kind is Op.SOFTMAX or sigmoid
+
+
+def _activates(node: Node) -> bool:
+    return node.kind in (Op.ACTIVATION, Op.RELU)
+
+
 def gate_of(node: Node) -> int | None:
-    """Which of two factors is the gate: a sigmoid or a softmax, else any activation; None if the two
-    cannot be told apart.
+    """Which of two factors is the gate; None if the two cannot be told apart.
+
+    The gate is a sigmoid or a softmax, else any activation.
     """
     sources = [_source(v).node for v in node.into]
-    for test in (
-        lambda n: n.kind is Op.SOFTMAX or (n.kind is Op.ACTIVATION and n.op.lower() in _SATURATING),
-        lambda n: n.kind in (Op.ACTIVATION, Op.RELU),
-    ):
-        hits = [test(n) for n in sources]
+    for decides in (_saturates, _activates):
+        hits = [decides(n) for n in sources]
         if sum(hits) == 1:
             return hits.index(True)
     return None
 
 
 def signal(node: Node, relevance: Array) -> tuple[Array, ...] | Split:
-    """Signal takes all: the gate gets nothing [arras2017]. Half each where no factor is the gate."""
+    """Signal takes all: the gate gets nothing [arras2017]; half each where neither is the gate."""
     gate = gate_of(node)
     if gate is None or node.attrs.get("divide"):
         return halves(node, relevance)
@@ -51,8 +58,9 @@ def signal(node: Node, relevance: Array) -> tuple[Array, ...] | Split:
 
 
 def values_only(node: Node, relevance: Array) -> tuple[Array, ...] | Split:
-    """A matrix product with attention weights: they are held constant, and the values take all
-    [ali2022]. Any other product gives half to each factor.
+    """A matrix product with attention weights: held constant, the values take all [ali2022].
+
+    Any other product gives half to each factor.
     """
     gate = gate_of(node)
     if gate is None or _source(node.into[gate]).node.kind is not Op.SOFTMAX:

@@ -52,8 +52,9 @@ _KEEPS_SIGN = (Op.MAXPOOL, Op.SHAPE)
 
 
 def nonnegative(value: Value, depth: int = 12) -> bool:
-    """Whether the tape itself shows that an array has no negative element: it was rectified, or is a
-    selection, average or sum of such.
+    """Whether the tape itself shows that an array has no negative element.
+
+    It was rectified, or is a selection, average or sum of such.
     """
     node = value.node
     if node.kind is Op.RELU:
@@ -84,8 +85,10 @@ class Sides:
 
 
 def signed_run(node: Node, weight: Array, bias: Array | None, *, up: bool = True) -> Sides:
-    """What pushed the output up, ``f(x+; W+, bias) + f(x-; W-)``; or, with ``up=False``, what pushed
-    it down, ``f(x+; W-, bias) + f(x-; W+)``. An operand that is not negative needs one run.
+    """What pushed the output up, ``f(x+; W+, bias) + f(x-; W-)``.
+
+    With ``up=False``, what pushed it down, ``f(x+; W-, bias) + f(x-; W+)``. An operand that is not
+    negative needs one run.
     """
     xp: Any = node.xp
     name, offset = weight_name(node), "shift" if node.kind is Op.AFFINE else "bias"
@@ -110,8 +113,8 @@ def weights_of(node: Node) -> tuple[Array, Array | None]:
     weight = node.params.get(name)
     if weight is None and name == "weight":
         raise OptionError(
-            f"{node.kind}.{node.op} at layer {node.layer or '(top)'} has no single constant weight, so rules that "
-            "change weights cannot be used there; Epsilon can"
+            f"{node.kind}.{node.op} at layer {node.layer or '(top)'} has no single constant "
+            "weight, so rules that change weights cannot be used there; Epsilon can"
         )
     weight = xp.asarray(1.0 if weight is None else weight, like=node.inputs[0])
     bias = node.params.get("shift" if name == "scale" else "bias")

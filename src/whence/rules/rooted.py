@@ -51,6 +51,7 @@ class WSquare:
     bias: bool = False
 
     def __call__(self, node: Node, relevance: Array) -> Split:
+        """Relevance of the output in, of the operand out."""
         weight, bias = weights_of(node)
         squared = None if bias is None or not self.bias else bias * bias
         return _by_weights(node, relevance, weight * weight, squared)
@@ -58,20 +59,22 @@ class WSquare:
 
 @dataclass(frozen=True)
 class Flat:
-    """LRP-flat: every input element that an output sees takes the same share [bach2015, lapuschkin2019]."""
+    """LRP-flat: every input element that an output sees takes the same share [lapuschkin2019]."""
 
     def __call__(self, node: Node, relevance: Array) -> Split:
+        """Relevance of the output in, of the operand out."""
+        xp: Any = node.xp
         weight, _ = weights_of(node)
-        return _by_weights(node, relevance, node.xp.ones_like(weight), None)  # type: ignore[union-attr]
+        return _by_weights(node, relevance, xp.ones_like(weight), None)
 
 
 @dataclass(frozen=True, eq=False)
 class Box:
     """LRP-z^B: (xW - lW+ - hW-)^T R / s(same), for pixels between low and high [montavon2017].
 
-    low, high: in the op's operand's units: a number, one a channel, or an array that broadcasts to
-    one sample. Padding that the op adds is not input: bounds are zero there. The bias takes no part.
-    Raises OptionError where low is above high or a bound does not fit.
+    low, high: in the op's operand's units: a number, one a channel, or an array that broadcasts
+    to one sample. Padding that the op adds is not input: bounds are zero there. The bias takes no
+    part. Raises OptionError where low is above high or a bound does not fit.
     """
 
     low: Any = None
@@ -80,8 +83,9 @@ class Box:
     def __post_init__(self) -> None:
         if self.low is None or self.high is None:
             raise OptionError(
-                "Box needs the bounds of the input, low and high, in the model's units: for pixels in 0..1 "
-                "normalised with mean and std they are (0 - mean) / std and (1 - mean) / std"
+                "Box needs the bounds of the input, low and high, in the model's units: for pixels "
+                "in 0..1 normalised with mean and std they are (0 - mean) / std and "
+                "(1 - mean) / std"
             )
         if not np.all(_numpy(self.low) <= _numpy(self.high)):
             raise OptionError(f"Box needs low <= high; got low={self.low!r}, high={self.high!r}")
@@ -96,6 +100,7 @@ class Box:
         return hash((_numpy(self.low).tobytes(), _numpy(self.high).tobytes()))
 
     def __call__(self, node: Node, relevance: Array) -> Split:
+        """Relevance of the output in, of the operand out."""
         xp: Any = node.xp
         (x,) = node.inputs
         weight, _ = weights_of(node)
@@ -124,8 +129,9 @@ class Box:
             fits = False
         if not fits:
             raise OptionError(
-                f"Box's bound has shape {array.shape}, which does not fit the operand {tuple(shape)}: give a "
-                f"number, {shape[axis]} numbers (one a channel), or an array that broadcasts"
+                f"Box's bound has shape {array.shape}, which does not fit the operand "
+                f"{tuple(shape)}: give a number, {shape[axis]} numbers (one a channel), or an "
+                "array that broadcasts"
             )
         return xp.zeros_like(x) + xp.cast(xp.asarray(array, like=x), xp.dtype(x))
 

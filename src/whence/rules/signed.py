@@ -1,8 +1,8 @@
-"""Rules that treat what pushed the output up and what pushed it down differently [bach2015,
-montavon2017, montavon2019].
+"""Rules that treat what pushed the output up and what pushed it down differently.
 
-x+ = max(x, 0), x- = min(x, 0), the same for weights W and bias b; s(z) = z + eps * sign(z) with
-sign(0) = +1 and eps = 1e-6. All hold for operands, weights and outputs of either sign.
+After [bach2015, montavon2017, montavon2019]. x+ = max(x, 0), x- = min(x, 0), the same for weights W
+and bias b; s(z) = z + eps * sign(z) with sign(0) = +1 and eps = 1e-6. All hold for operands,
+weights and outputs of either sign.
 """
 
 from __future__ import annotations
@@ -68,11 +68,12 @@ def _sum_books(books: list[Mapping[str, Array]]) -> dict[str, Array]:
 
 @dataclass(frozen=True)
 class ZPlus:
-    """LRP-z+: only what pushed the output up takes relevance, [x+W+ + x-W-]^T R / s(x+W+ + x-W- + b+)
-    [montavon2017].
+    """LRP-z+: only what pushed the output up takes relevance [montavon2017].
 
-    The same as ``AlphaBeta(1, 0)``. For operands that are not negative one modified run is enough.
-    bias: "absorb" (b+ takes its share), "ignore" or "distribute". Raises OptionError for another word.
+    [x+W+ + x-W-]^T R / s(x+W+ + x-W- + b+), the same as ``AlphaBeta(1, 0)``. For operands that are
+    not negative one modified run is enough.
+    bias: "absorb" (b+ takes its share), "ignore" or "distribute". Raises OptionError for another
+    word.
     """
 
     bias: str = "absorb"
@@ -81,6 +82,7 @@ class ZPlus:
         check_bias("ZPlus", self.bias)
 
     def __call__(self, node: Node, relevance: Array) -> Split:
+        """Relevance of the output in, of the operand out."""
         xp: Any = node.xp
         weight, bias = weights_of(node)
         above = None if bias is None else positive(xp, bias)
@@ -97,9 +99,9 @@ class ZPlus:
 
 @dataclass(frozen=True)
 class AlphaBeta:
-    """LRP-alpha-beta: alpha of what pushed the output up, minus beta of what pushed it down
-    [bach2015], alpha - beta = 1.
+    """LRP-alpha-beta: alpha of what pushed the output up, less beta of what pushed down [bach2015].
 
+    alpha - beta = 1.
     empty: what happens at an output that has no such part: "conserve" lets the other part take all
     of it; "strict" follows the formula, which loses alpha R or keeps -beta R out (reported in the
     ledger as ``empty``). With beta = 0 there is no other part, and both are the same.
@@ -120,11 +122,13 @@ class AlphaBeta:
             )
         if not (abs(self.alpha - self.beta - 1) < 1e-9 and self.beta >= 0):
             raise OptionError(
-                f"AlphaBeta needs alpha - beta = 1 with beta >= 0, so that relevance is conserved; got "
-                f"alpha={self.alpha!r}, beta={self.beta!r}, a difference of {self.alpha - self.beta:g}"
+                "AlphaBeta needs alpha - beta = 1 with beta >= 0, so that relevance is conserved; "
+                f"got alpha={self.alpha!r}, beta={self.beta!r}, a difference of "
+                f"{self.alpha - self.beta:g}"
             )
 
     def __call__(self, node: Node, relevance: Array) -> Split:
+        """Relevance of the output in, of the operand out."""
         if self.beta == 0:
             return ZPlus(self.bias)(node, relevance)
         xp: Any = node.xp
@@ -155,9 +159,9 @@ class AlphaBeta:
 
 @dataclass(frozen=True)
 class Gamma:
-    """LRP-gamma, in the form that is right for operands and outputs of either sign [montavon2019,
-    andeol2021]: weights that agree with the output's sign count 1 + gamma times.
+    """LRP-gamma: what agrees with the output's sign counts 1 + gamma times [montavon2019].
 
+    In the form that is right for operands and outputs of either sign [andeol2021].
     z > 0: [x+(W + gamma W+) + x-(W + gamma W-)]^T R / s(same sum + b + gamma b+);
     z < 0: W+ and W- exchanged; z = 0: nothing (``clipped`` in the ledger).
     gamma 0 is LRP-0; large gamma approaches z+. bias: "absorb", "ignore" or "distribute".
@@ -173,6 +177,7 @@ class Gamma:
             raise OptionError(f"Gamma needs gamma >= 0; got {self.gamma!r}")
 
     def __call__(self, node: Node, relevance: Array) -> Split:
+        """Relevance of the output in, of the operand out."""
         xp: Any = node.xp
         (x,), g = node.inputs, self.gamma
         weight, bias = weights_of(node)
@@ -199,8 +204,13 @@ class Gamma:
         return Split((part,), absorbed)
 
     def _side(
-        self, node: Node, relevance: Array, output: Array, bias: Array | None, sign: Callable[..., Array]
-    ) -> _Term:  # fmt: skip
+        self,
+        node: Node,
+        relevance: Array,
+        output: Array,
+        bias: Array | None,
+        sign: Callable[..., Array],
+    ) -> _Term:
         """What arrives at outputs of one sign, and its shares; ``part`` holds what arrived."""
         xp: Any = node.xp
         z = node.output

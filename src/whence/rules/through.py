@@ -53,7 +53,8 @@ def channel_mask(channels: Any, shape: Sequence[int], axis: int, layer: str) -> 
         or (chosen >= count).any()
     ):
         raise OptionError(
-            f"through= names channels {channels!r} of layer {layer}; it has {count}, from 0 to {count - 1}"
+            f"through= names channels {channels!r} of layer {layer}; it has {count}, from 0 to "
+            f"{count - 1}"
         )
     mask = np.zeros(count, np.float32)
     mask[chosen] = 1

@@ -14,3 +14,5 @@ from .classes import Difference as Difference
 from .classes import Top as Top
 from .neuron import Neuron as Neuron
 from .neuron import channel_axis as channel_axis
+from .token import Token as Token
+from .token import token as token

@@ -14,6 +14,7 @@ from ..tape import Tape, Value
 from .base import Target
 from .classes import Callback, Classes, Difference, Top
 from .neuron import Neuron, channel_axis
+from .token import Token
 
 __all__ = ["difference", "find", "logit", "make", "neuron", "output", "pick"]
 
@@ -65,9 +66,9 @@ def output(name: str | int, target: Any = None) -> Target:
         'logits'
     """
     inner = make(target)
-    if not isinstance(inner, (Top, Classes, Difference)):
+    if not isinstance(inner, (Top, Classes, Difference, Token)):
         raise TargetError(
-            "output(name, target) takes a class, one per sample, a difference, or None"
+            "output(name, target) takes a class, one per sample, a difference, a token, or None"
         )
     return replace(inner, output=name)
 

@@ -19,7 +19,7 @@ from ...ops import Op
 from ...tape import Array, LayerRecord, Node, Tape, Value
 from .meaning import Meaning, affine_params
 from .patterns import recognised
-from .region import Region, Uses
+from ..region import Region, Uses
 from .steps import Params
 
 if TYPE_CHECKING:

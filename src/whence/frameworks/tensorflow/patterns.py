@@ -16,7 +16,7 @@ import tensorflow as tf
 from ...ops import Op
 from ...tape import Array, Node, Value
 from .meaning import Meaning
-from .region import Region, Uses
+from ..region import Region, Uses
 from .steps import Params
 
 __all__ = ["recognised"]

@@ -20,6 +20,7 @@ from .functions import TorchFunctions
 from .guard import Modules, inference, modules_of, parameters_of, refuse_scripted, uncollected
 from .layers import following
 from .outputs import named_outputs
+from .recognise import recognised
 from .recorder import Recorder
 
 __all__ = ["Torch"]
@@ -82,7 +83,10 @@ class Torch(Framework):
         if blocked and not any(isinstance(v, Value) for v in tape.outputs.values()):
             tape, _ = _record(run, inputs, head, lean, through_no_grad=True)
             tape.notes.append("the model runs under no_grad; the tape goes through it")
-        return folded(tape, [tape.at(name) for name in keep]) if fold else tape
+        if not fold:
+            return tape
+        kept = [tape.at(name) for name in keep]
+        return folded(recognised(tape, kept), kept)
 
     def compute(
         self,

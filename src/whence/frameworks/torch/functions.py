@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,8 @@ class TorchFunctions:
 
     def shares(self, relevance: Tensor, z: Tensor, eps: float) -> Tensor:
         z = z.detach()
-        # copysign takes -0.0 for negative; only sums of nothing but zeros are -0.0, and share nothing.
+        # copysign takes -0.0 for negative; only sums of nothing but zeros are -0.0, and they
+        # share nothing.
         moved = torch.copysign(z.new_tensor(eps), z).add_(z)
         if relevance.requires_grad or relevance.dtype != z.dtype or relevance.shape != z.shape:
             return relevance / moved
@@ -155,9 +157,19 @@ class TorchFunctions:
         thin = [i for i in range(1, a.dim()) if i < lead or b.shape[i - lead] != a.shape[i]]
         if thin:  # b is constant along these axes: sum a there first, rather than stretch b
             a = a.sum(dim=thin, keepdim=True, dtype=wide)
-        # Dot products over the inner axes, then a sum of those in double precision: a single long
-        # dot product in float32 would lose what the books are balanced to.
-        n, blocks = a.shape[0], a.shape[1] if a.dim() > 2 else 1
+        # Dot products of blocks, then a sum of those in double precision: one long dot product in
+        # float32 would lose what the books are balanced to.
+        n, length = a.shape[0], a[0].numel()
+        blocks = _blocks(length)
         rows = a.reshape(n * blocks, 1, -1).to(wide)
         columns = b.to(wide).broadcast_to(a.shape).reshape(n * blocks, -1, 1)
         return torch.bmm(rows, columns).reshape(n, blocks).sum(1, dtype=torch.float64).to(wide)
+
+
+@cache
+def _blocks(length: int, wanted: int = 4096) -> int:
+    """Into how many equal blocks to cut a row, so that each is near ``wanted`` long."""
+    for blocks in range(max(length // wanted, 1), max(length // wanted * 4, 1) + 1):
+        if length % blocks == 0:
+            return blocks
+    return 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...tape import Array, Node, Value
+from ..tape import Array, Node, Value
 
-__all__ = ["Region", "Uses"]
+__all__ = ["Region", "Uses", "between"]
 
 
 class Uses:
@@ -24,6 +24,11 @@ class Uses:
         """Whether nothing but these nodes reads a value."""
         readers = self.readers.get(id(value), [])
         return id(value) not in self.protected and all(id(r) in nodes for r in readers)
+
+    def replaced(self, leaf: Value, nodes: set[int], by: Node) -> None:
+        """Some nodes became one, which reads the leaf in their place."""
+        readers = self.readers[id(leaf)]
+        self.readers[id(leaf)] = [*(r for r in readers if id(r) not in nodes), by]
 
 
 class Region:
@@ -61,3 +66,16 @@ class Region:
         for free in self.frees:
             free()
         self.parts, self.frees = [], []
+
+
+def between(leaf: Value, last: Node) -> list[Node]:
+    """The nodes on the ways from a value to a node's result, in order."""
+    found = {id(last): last}
+    waiting = [last]
+    while waiting:
+        for value in waiting.pop().into:
+            # Not a function that calls itself: that is a ring, which would keep the nodes alive.
+            if value is not leaf and id(value.node) not in found:
+                found[id(value.node)] = value.node
+                waiting.append(value.node)
+    return sorted(found.values(), key=lambda node: node.index)
