@@ -28,7 +28,8 @@ def check_inputs(framework: Framework, model: object, inputs: Inputs) -> None:
     """Raise InputError or NotFinite for an input that cannot be explained.
 
     Checked: an empty batch, a missing batch axis or channel in the wrong place (where the model's
-    first layer says what it wants), whole-number pixels, NaN and infinity.
+    first layer says what it wants), whole-number pixels, token ids that the embedding does not
+    hold, NaN and infinity.
     """
     xp = framework.xp
     several = len(inputs.arrays) > 1
@@ -41,15 +42,37 @@ def check_inputs(framework: Framework, model: object, inputs: Inputs) -> None:
         if shape[0] == 0:
             raise InputError(f"{_named(name)} has shape {_x(shape)}: the batch is empty")
         check_finite(framework, array, _named(name), mask=several)
+    wants = framework.expectation(model)
+    strange = _out_of_vocabulary(xp, wants, inputs)
+    if strange and not _runs(framework, model, inputs):
+        raise InputError(strange)
     if several:
         return
     (array,) = inputs.arrays.values()
-    wants = framework.expectation(model)
     wrong = _mismatch(wants, xp.shape(array), xp.is_floating(array), xp.dtype(array))
     # Layers are listed as they were made, not as they run, so that a first layer's word is a hint:
     # what the model takes, and answers with one row a sample, is right all the same.
     if wrong and not _runs(framework, model, inputs):
         raise InputError(wrong)
+
+
+def _out_of_vocabulary(xp: Functions, wants: Expectation, inputs: Inputs) -> str:
+    """Which token id the embedding does not hold, in words; empty where it holds all."""
+    if not wants.vocabulary:
+        return ""
+    for name, array in inputs.arrays.items():
+        if xp.is_floating(array):
+            continue
+        ids = xp.to_numpy(array)
+        wrong = np.argwhere((ids < 0) | (ids >= wants.vocabulary)) if ids.dtype != bool else []
+        if len(wrong):
+            place = tuple(int(i) for i in wrong[0])
+            return (
+                f"{_named(name)} holds the token id {ids[place]} at {place}; the model's embedding"
+                f"{_q(wants.layer)} has a vocabulary of {wants.vocabulary}, ids 0 to "
+                f"{wants.vocabulary - 1}. Do tokenizer and model belong together?"
+            )
+    return ""
 
 
 def _runs(framework: Framework, model: object, inputs: Inputs) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,20 @@ import numpy as np
 
 from .errors import MissingFramework
 
-__all__ = ["Entry", "Leak", "Ledger"]
+__all__ = ["Entry", "Leak", "Ledger", "doors"]
+
+ASKED = ("through", "around")
+"""Reasons that are no loss: relevance was to pass only some channels, or was read at a layer that
+other ways lead around."""
+
+
+class _Doors:
+    """What can be done with the books, put here by the package: data imports no drawing code."""
+
+    figure: Callable[..., Any]
+
+
+doors = _Doors()
 
 
 @dataclass(frozen=True)
@@ -43,12 +56,16 @@ class Leak:
     reason: str
     share: float
     """Part of the seed, as a positive fraction: the largest over the samples."""
+    sample: int = 0
+    """The sample that lost that much."""
+    samples: int = 1
+    """Of how many."""
 
     def __str__(self) -> str:
         place = self.entry.layer or self.entry.op
-        return (
-            f"loses {self.share:.0%} at {place} ({self.entry.op}, {self.entry.rule}): {self.reason}"
-        )
+        who = f"sample {self.sample} loses" if self.samples > 1 else "loses"
+        how = f"{self.entry.op}, {self.entry.rule}"
+        return f"{who} {self.share:.0%} at {place} ({how}): {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -96,14 +113,32 @@ class Ledger:
             [_merge(layer, rows) for layer, rows in merged.items()], self.seed, self.total
         )
 
-    def worst(self) -> Leak | None:
-        """The operation and reason that absorbed most of the seed; None if nothing was absorbed."""
-        leaks = [
-            Leak(row, reason, float(np.max(np.abs(amount) / np.maximum(np.abs(self.seed), 1e-12))))
-            for row in self.rows
-            for reason, amount in row.absorbed.items()
-        ]
-        return max(leaks, key=lambda leak: leak.share, default=None)
+    def worst(self, sample: int | None = None) -> Leak | None:
+        """The operation and reason that absorbed most of the seed; None if nothing was absorbed.
+
+        sample: which one; None takes the sample that lost most. What was asked for (``through=``,
+        reading at a layer) is no loss.
+        """
+        count = len(self.seed)
+        scale = np.maximum(np.abs(self.seed), 1e-12)
+        worst: Leak | None = None
+        for row in self.rows:
+            for reason, amount in row.absorbed.items():
+                if reason in ASKED:
+                    continue
+                shares = np.broadcast_to(np.abs(amount) / scale, (count,))
+                which = int(np.argmax(shares)) if sample is None else sample
+                if worst is None or shares[which] > worst.share:
+                    worst = Leak(row, reason, float(shares[which]), which % count, count)
+        return worst
+
+    def show(self, **options: Any) -> Any:
+        """A waterfall from the output to the input, layer by layer: a matplotlib figure.
+
+        options: sample (a number, or "mean"), bars and title, as for ``whence.render.draw_ledger``.
+        Needs matplotlib.
+        """
+        return doors.figure(self, **options)
 
     def to_dicts(self, sample: int | None = None) -> list[dict[str, Any]]:
         """One dict a row: index, layer, op, kind, rule, in, out and each reason.

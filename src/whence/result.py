@@ -34,6 +34,8 @@ class _Doors:
     figure: Callable[..., Any]
     png: Callable[..., bytes]
     save: Callable[..., Any]
+    run: Callable[..., Any]
+    """Opens the store of a whole data set."""
 
 
 doors = _Doors()

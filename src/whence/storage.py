@@ -18,7 +18,7 @@ import numpy as np
 from .errors import FileError, FileFormatError
 from .frameworks import to_numpy
 from .ledger import Entry, Ledger
-from .result import Explanation
+from .result import Explanation, doors
 
 __all__ = ["FORMAT", "load", "save", "write_whole"]
 
@@ -85,8 +85,10 @@ def save(explanation: Explanation, path: Any) -> Path:
     return write_whole(target, buffer.getvalue())
 
 
-def load(path: Any) -> Explanation:
+def load(path: Any) -> Any:
     """Read an explanation that ``Explanation.save`` wrote; its arrays come back as NumPy's.
+
+    The store of a data set (``whence.explain_dataset``) opens as a ``DatasetRun``, read lazily.
 
     Raises FileError where there is no such file, FileFormatError where it holds something else, is
     damaged, or was written by a newer whence.
@@ -94,6 +96,8 @@ def load(path: Any) -> Explanation:
     source = Path(path)
     if not source.exists():
         raise FileError(f"no file {source}")
+    if (source / "zarr.json").is_file():
+        return doors.run(source)
     if source.is_dir():
         raise FileError(f"{source} is a folder, not a file")
     try:

@@ -54,6 +54,8 @@ class Expectation:
     layer: str = ""
     tokens: bool = False
     """Whether the model starts at an embedding and wants whole numbers."""
+    vocabulary: int | None = None
+    """How many tokens that embedding holds."""
 
 
 Program = Callable[..., Any]

@@ -173,11 +173,11 @@ class Occlusion(Perturbed):
             )
             designs = [LeaveOneOut(int(k)) for k in units.counts]
             return by_units(
-                engine, units, designs, fill(engine, self.fill), "occlusion", share=False
+                engine, units, designs, fill(engine, self.fill, own=True), "occlusion", share=False
             )
         windows = self._windows(engine, job)
         painting = _is(self.fill, "inpaint")
-        x0 = {} if painting else fill(engine, self.fill)
+        x0 = {} if painting else fill(engine, self.fill, own=True)
         first = np.cumsum([0, *(w.rows for w in windows.values())])
         bounds = {n: (a, b) for n, a, b in zip(windows, first[:-1], first[1:], strict=True)}
 

@@ -175,8 +175,9 @@ def _program(
 
 
 def planned(tape: Tape, spec: Walk, start: Value, at: Sequence[Value]) -> dict[int, Rule]:
-    """The rule of every node between ``at`` and ``start``, by position on the tape, with the ways
-    through named channels narrowed.
+    """The rule of every node between ``at`` and ``start``, by position on the tape.
+
+    Ways through named channels are narrowed.
     """
     rules = plan(tape, spec.choose(tape), [start], at, spec.ways_out)
     masked, xp = dict(rules), start.node.xp

@@ -235,5 +235,10 @@ def outputs(explanation: Explanation) -> list[str]:
 
 
 def options_text(options: Mapping[str, Any], keys: Iterable[str]) -> str:
-    """Some options, as they would be written in the call."""
-    return ", ".join(f"{k}={plain(options[k])}" for k in keys if k in options)
+    """Some options, as they would be written in the call; a composite's name speaks for itself."""
+    given = {k: options[k] for k in keys if options.get(k) is not None}
+    composite = given.pop("composite", None)
+    words = [] if composite is None else [plain(composite)]
+    # Bounds of the input belong to the data; they tell nothing apart once a composite has a name.
+    hidden = ("low", "high") if composite is not None else ()
+    return ", ".join(words + [f"{k}={plain(v)}" for k, v in given.items() if k not in hidden])

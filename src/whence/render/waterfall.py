@@ -113,7 +113,7 @@ def waterfall(ledger: Ledger, sample: int | Literal["mean"] = 0, bars: int = 20)
 
 
 def draw_ledger(
-    explanation: Explanation,
+    explanation: Explanation | Ledger,
     *,
     sample: int | Literal["mean"] = 0,
     bars: int = 20,
@@ -121,18 +121,23 @@ def draw_ledger(
 ) -> Figure:
     """The ledger as a waterfall: the output left, what each layer absorbed, the input right.
 
+    explanation: one with a ledger, whose method and target make the title, or a ledger itself.
     Absorbed amounts are stacked by reason; relevance that a layer added rises. Where the amounts
     are small beside the output, they are drawn once more below on a scale of their own.
     Raises InputError for an explanation without a ledger (its method conserves no sum).
     """
-    if explanation.ledger is None:
+    whole: Any = explanation
+    ledger = getattr(whole, "ledger", whole)
+    if ledger is None:
         raise InputError(
-            f"the method {explanation.method!r} keeps no ledger, since it conserves no sum; "
+            f"the method {whole.method!r} keeps no ledger, since it conserves no sum; "
             "explain with a relevance method such as 'lrp'"
         )
-    data = waterfall(explanation.ledger, sample, bars)
+    data = waterfall(ledger, sample, bars)
+    if title is None:
+        title = "Where relevance went" if ledger is whole else _heading(whole, sample)
     with drawing():
-        return _compose(data, title or _heading(explanation, sample), len(explanation.ledger.rows))
+        return _compose(data, title, len(ledger.rows))
 
 
 def _heading(explanation: Explanation, sample: int | str) -> str:

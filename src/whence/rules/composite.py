@@ -224,8 +224,9 @@ def chooser(
             if composite.demands is not None:
                 composite.demands(node)
             rule = listed(composite.lines, node) or standard(node)
-        if hasattr(rule, "for_node"):
-            rule = rule.for_node(node)
+        by_node: Any = getattr(rule, "for_node", None)
+        if by_node is not None:
+            rule = by_node(node)
         return _for_scores(rule) if id(node) in scores else rule
 
     return choose
@@ -277,8 +278,10 @@ def _applies(where: str, rule: Rule, node: Node) -> bool:
 
 
 def _check_pattern(where: str, rule: Rule, nodes: Sequence[Node], first: Node | None) -> None:
-    """Raise UnknownName for a pattern that matches nothing, OptionError for one whose rule is not
-    for what it matches.
+    """Is the pattern of some use?
+
+    Raises UnknownName where it matches nothing, OptionError where its rule is not for what it
+    matches.
     """
     matched = [n for n in nodes if _matches(where, n, first)]
     if not matched:

@@ -1,6 +1,4 @@
-"""Deep Taylor's rules: where the root point lies follows from what values an operand may take
-[montavon2017].
-"""
+"""Deep Taylor's rules: an operand's domain says where the root point lies [montavon2017]."""
 
 from __future__ import annotations
 
@@ -65,6 +63,12 @@ class Domain:
             return Box(self.low, self.high)
         return WSquare()
 
+    @property
+    def __name__(self) -> str:
+        """What tables of a composite show; a plan shows what each op gets."""
+        first = "" if self.low is None else f"Box({self.low!r}, {self.high!r}) at the input, "
+        return first + "ZPlus(bias='ignore') where not negative, else WSquare()"
+
     def __call__(self, node: Node, relevance: Array) -> Any:
         """The rule of the op, applied."""
         return self.for_node(node)(node, relevance)
@@ -86,6 +90,7 @@ class Raised:
     """
 
     def __call__(self, node: Node, relevance: Array) -> Split:
+        """Relevance of the result in, of each term out."""
         xp: Any = node.xp
         signs = node.attrs.get("signs") or (1,) * len(node.into)
         zero = [xp.zeros_like(x) for x in node.inputs]

@@ -17,9 +17,9 @@ import tensorflow as tf
 
 from ...ops import Op
 from ...tape import Array, LayerRecord, Node, Tape, Value
+from ..region import Region, Uses
 from .meaning import Meaning, affine_params
 from .patterns import recognised
-from ..region import Region, Uses
 from .steps import Params
 
 if TYPE_CHECKING:

@@ -106,7 +106,8 @@ def expected(model: object) -> Expectation:
     for layer in first_layers(model):
         kind = type(layer).__name__
         if kind == "Embedding":
-            return Expectation(rank, layer=layer.name, tokens=True)
+            held = getattr(layer, "input_dim", None)
+            return Expectation(rank, layer=layer.name, tokens=True, vocabulary=held)
         if "Conv" in kind and getattr(layer, "kernel_size", None):
             axis = -1 if getattr(layer, "data_format", "channels_last") == "channels_last" else 1
             rank = rank or len(layer.kernel_size) + 2

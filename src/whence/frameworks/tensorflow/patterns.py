@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from ...ops import Op
 from ...tape import Array, Node, Value
-from .meaning import Meaning
 from ..region import Region, Uses
+from .meaning import Meaning
 from .steps import Params
 
 __all__ = ["recognised"]

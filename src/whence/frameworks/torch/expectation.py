@@ -19,7 +19,8 @@ def of(modules: list[tuple[str, nn.Module]]) -> Expectation:
             dims = len(module.kernel_size)
             return Expectation(dims + 2, module.in_channels, 1, name)
         if isinstance(module, nn.Embedding):
-            return Expectation(2, None, None, name, tokens=True)
+            held = module.num_embeddings
+            return Expectation(2, None, None, name, tokens=True, vocabulary=held)
         if isinstance(module, nn.Linear):
             return Expectation(None, module.in_features, -1, name)
     return Expectation()
