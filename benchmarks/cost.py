@@ -21,7 +21,18 @@ import nets
 import peers
 import timing
 
-METHODS = ("guided-backpropagation", "deconvolution", "lrp")
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "guided-backpropagation": ("guided-backpropagation", {}),
+    "deconvolution": ("deconvolution", {}),
+    "lrp epsilon": ("lrp", {"composite": "epsilon"}),
+    "lrp epsilon, no ledger": ("lrp", {"composite": "epsilon", "ledger": False}),
+    "lrp epsilon-plus-flat": ("lrp", {"composite": "epsilon-plus-flat"}),
+    "lrp gamma": ("lrp", {"composite": "gamma"}),
+    "lrp epsilon-alpha2-beta1": ("lrp", {"composite": "epsilon-alpha2-beta1"}),
+    "lrp attn-lrp": ("lrp", {"composite": "attn-lrp"}),
+    "deeplift": ("deeplift", {}),
+}
+"""What is measured: a name for the table -> method and options."""
 
 
 def torch_calls(
@@ -55,8 +66,10 @@ def torch_calls(
         "recording": lambda: settle(whence.record(model, x, lean=True)),
         "gradient": lambda: settle(whence.explain(model, x, "gradient")),
     }
-    calls |= {m: lambda m=m: settle(whence.explain(model, x, m)) for m in METHODS}
-    calls["lrp, no ledger"] = lambda: settle(whence.explain(model, x, "lrp", ledger=False))
+    calls |= {
+        name: lambda m=m, o=o: settle(whence.explain(model, x, m, **o))
+        for name, (m, o) in METHODS.items()
+    }
     return base, calls
 
 
@@ -79,8 +92,9 @@ def tensorflow_calls(
         return tape.gradient(chosen, given)
 
     calls = {"gradient": lambda: whence.explain(model, x, "gradient")}
-    calls |= {m: lambda m=m: whence.explain(model, x, m) for m in METHODS}
-    calls["lrp, no ledger"] = lambda: whence.explain(model, x, "lrp", ledger=False)
+    calls |= {
+        name: lambda m=m, o=o: whence.explain(model, x, m, **o) for name, (m, o) in METHODS.items()
+    }
     return lambda: compiled(x).numpy(), calls
 
 

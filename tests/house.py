@@ -32,6 +32,7 @@ ORDER = (
     "ledger",
     "result",
     "storage",
+    "tokens",
     "baselines",
     "segments",
     "perturb",

@@ -22,6 +22,28 @@ from whence.tape import Node
 FRAMEWORKS = ("torch", "tensorflow")
 PLAIN_ONLY = ("deep-taylor",)
 """Methods that refuse any net but one of affine ops, ReLUs and pooling."""
+FORWARD_ONLY = (
+    "occlusion", "rise", "sobol", "hsic", "lime", "kernel-shap", "shapley-sampling",
+    "exact-shapley",
+)  # fmt: skip
+"""Methods that look at the explained number alone: they need no gradient, and have none to miss."""
+UNSIGNED = ("saliency", "sensitivity-analysis", "sobol", "hsic")
+_SMALL: dict[str, dict[str, Any]] = {
+    "integrated-gradients": {"steps": 6},
+    "expected-gradients": {"n": 6},
+    "smoothgrad": {"n": 4},
+    "rise": {"n": 24, "cells": 3},
+    "sobol": {"n": 4, "cells": 2},
+    "hsic": {"n": 32, "cells": 3},
+    "lime": {"n": 40},
+    "kernel-shap": {"n": 100},
+    "shapley-sampling": {"n": 2},
+}
+
+
+def small(method: str) -> dict[str, Any]:
+    """Options by which a method that calls the model often is quick; none for the others."""
+    return _SMALL.get(method, {})
 
 
 @dataclass(frozen=True)

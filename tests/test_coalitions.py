@@ -305,7 +305,7 @@ def test_a_baseline_equal_to_the_input_is_said(formulas):
         (LIME, {"n": 0}, "n is a whole number, 2 or more"),
         (LIME, {"segments": 0}, "segments is a whole number"),
         (LIME, {"distance": "l1"}, 'distance is "cosine" or "euclidean"; got \'l1\''),
-        (LIME, {"model": "tree"}, 'model is "ridge" or "lasso"'),
+        (LIME, {"regression": "tree"}, 'regression is "ridge" or "lasso"'),
         (LIME, {"width": 0.0}, "width is a distance, more than 0"),
         (LIME, {"alpha": -1.0}, "alpha is a penalty, 0 or more"),
         (KernelSHAP, {"n": 1}, "n is a whole number, 2 or more; got 1"),

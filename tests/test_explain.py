@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import whence
-from support_nets import FRAMEWORKS, close, conv_twin, fitting
+from support_nets import FRAMEWORKS, UNSIGNED, close, conv_twin, fitting, small
 from support_tape import changed, state_of
 
 METHODS = [row.name for row in whence.methods()]
@@ -32,9 +32,12 @@ def both(one, other, tolerance=1e-6):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_is_its_samples(twin, method):
     classes = [2, 0, 1]
-    whole = whence.explain(twin.model, twin.array(twin.x), method, target=classes)
+    whole = whence.explain(twin.model, twin.array(twin.x), method, target=classes, **small(method))
     for i in range(3):
-        one = whence.explain(twin.model, twin.array(twin.x[i : i + 1]), method, target=classes[i])
+        one = whence.explain(
+            twin.model, twin.array(twin.x[i : i + 1]), method, target=classes[i], sample_ids=[i],
+            **small(method),
+        )  # fmt: skip
         both(one.to_numpy(), whole.to_numpy()[i : i + 1], 2e-6)
         np.testing.assert_allclose(one.output, whole.output[i : i + 1], rtol=1e-5)
         assert one.target.tolist() == [classes[i]]
@@ -48,7 +51,7 @@ def test_both_frameworks_agree(method):
     found = {}
     for name in FRAMEWORKS:
         twin = fitting(name, method)
-        e = whence.explain(twin.model, twin.array(twin.x), method)
+        e = whence.explain(twin.model, twin.array(twin.x), method, **small(method))
         found[name] = (twin.first(e.to_numpy()), e, e.heatmap())
     ours, theirs = found["torch"], found["tensorflow"]
     both(theirs[0], ours[0], 1e-4)
@@ -65,18 +68,18 @@ def test_both_frameworks_agree(method):
 def test_arrays_come_back_as_they_came(twin, method):
     native = twin.array(twin.x)
     before = twin.x.copy()
-    e = whence.explain(twin.model, native, method, target=1)
+    e = whence.explain(twin.model, native, method, target=1, **small(method))
     assert type(e.attribution) is type(native)
     assert e.attribution.dtype == native.dtype
     assert tuple(e.attribution.shape) == tuple(native.shape)
     np.testing.assert_array_equal(np.asarray(native), before)
-    numpy = whence.explain(twin.model, twin.x, method, target=1)
+    numpy = whence.explain(twin.model, twin.x, method, target=1, **small(method))
     assert type(numpy.attribution) is np.ndarray
     assert numpy.attribution.dtype == np.float32
     both(numpy.attribution, e.to_numpy(), 1e-7)
     np.testing.assert_array_equal(twin.x, before)
     assert numpy.inputs is twin.x
-    lists = whence.explain(twin.model, twin.x.tolist(), method, target=1)
+    lists = whence.explain(twin.model, twin.x.tolist(), method, target=1, **small(method))
     both(lists.to_numpy(), e.to_numpy(), 1e-7)
 
 
@@ -91,10 +94,10 @@ def test_a_model_that_writes_to_its_input(method):
 
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype("f")
     before, tensor = x.copy(), torch.as_tensor(x)
-    e = whence.explain(model, tensor, method, target=1)
+    e = whence.explain(model, tensor, method, target=1, **small(method))
     np.testing.assert_array_equal(x, before)
     net = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(48, 2))
-    whence.explain(net, x, method, target=1)
+    whence.explain(net, x, method, target=1, **small(method))
     np.testing.assert_array_equal(x, before)
     if method == "gradient":
         inside = 2 * (before[:, 1] * 2 + 0.5 > 0)
@@ -105,15 +108,15 @@ def test_a_model_that_writes_to_its_input(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_is_also_an_object(twin, method):
     row = next(r for r in whence.methods() if r.name == method)
-    by_object = row.make()(twin.model, twin.array(twin.x), target=1)
-    by_name = whence.explain(twin.model, twin.array(twin.x), method, target=1)
-    by_class = whence.explain(twin.model, twin.array(twin.x), row.make, target=1)
+    by_object = row.make(**small(method))(twin.model, twin.array(twin.x), target=1)
+    by_name = whence.explain(twin.model, twin.array(twin.x), method, target=1, **small(method))
+    by_class = whence.explain(twin.model, twin.array(twin.x), row.make, target=1, **small(method))
     for e in (by_object, by_class):
         assert e.method == method
         assert e.options == by_name.options
         both(e.to_numpy(), by_name.to_numpy(), 1e-7)
-    made = row.make()
-    assert eval(repr(made), {"whence": whence}) == made
+    for made in (row.make(), row.make(**small(method))):
+        assert eval(repr(made), {"whence": whence}) == made
 
 
 def test_the_catalogue_prints():
@@ -166,10 +169,10 @@ def test_the_model_is_left_as_it_was(method, fails):
     before, memory = numbers_of(net), x.detach().clone()
     if fails:
         with pytest.raises(whence.errors.InputError, match="ValueError: half-way"):
-            whence.explain(net, x, method, target=1)
+            whence.explain(net, x, method, target=1, **small(method))
     else:
-        first = whence.explain(net, x, method, target=1)
-        again = whence.explain(net, x, method, target=1)
+        first = whence.explain(net, x, method, target=1, **small(method))
+        again = whence.explain(net, x, method, target=1, **small(method))
         assert torch.equal(first.attribution, again.attribution)  # no dropout, no statistics
         assert not first.attribution.requires_grad
         assert net.norm.running_mean.abs().max() == 0
@@ -191,7 +194,7 @@ def test_a_keras_model_is_left_as_it_was():
     expected = tf.random.normal((2,)).numpy()
     tf.random.set_seed(3)
     for method in METHODS:
-        whence.explain(twin.model, twin.array(twin.x), method)
+        whence.explain(twin.model, twin.array(twin.x), method, **small(method))
     assert tf.random.normal((2,)).numpy().tolist() == expected.tolist()
     for a, b in zip(before, twin.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -204,7 +207,7 @@ def test_global_random_state_is_left_alone(method):
     net, x = Restless().train(), torch.randn(1, 2, 6, 6)
     np.random.seed(5)
     torch.manual_seed(5)
-    whence.explain(net, x, method)
+    whence.explain(net, x, method, **small(method))
     ours = (torch.rand(()).item(), np.random.rand())
     np.random.seed(5)
     torch.manual_seed(5)
@@ -220,21 +223,24 @@ def test_other_precisions(method, kind):
         nn.Linear(16, 3),
     ).eval()  # fmt: skip
     x = torch.randn(2, 2, 6, 6)
-    exact = whence.explain(net.double(), x.double(), method, target=1).to_numpy()
-    e = whence.explain(net.to(kind), x.to(kind), method, target=1)
+    exact = whence.explain(net.double(), x.double(), method, target=1, **small(method)).to_numpy()
+    e = whence.explain(net.to(kind), x.to(kind), method, target=1, **small(method))
     assert e.attribution.dtype is kind
     # Half precision has 11 bits, bfloat16 8; quotients by small numbers cost LRP some of them.
     tolerance = {torch.float16: 0.05, torch.bfloat16: 0.3, torch.float64: 1e-12}[kind]
     both(e.to_numpy(), exact, tolerance)
     assert np.isfinite(e.to_numpy()).all()
-    numpy = whence.explain(net, x.numpy(), method, target=1)  # takes the model's own type
+    # NumPy's array takes the model's own type.
+    numpy = whence.explain(net, x.numpy(), method, target=1, **small(method))
     assert numpy.attribution.dtype == (np.float32 if kind is torch.bfloat16 else e.to_numpy().dtype)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_facts_of_an_explanation(twin, method):
     x = twin.array(twin.x)
-    e = whence.explain(twin.model, x, method, target=[0, 0, 2], classes=["cat", "dog", "cow"])
+    e = whence.explain(
+        twin.model, x, method, target=[0, 0, 2], classes=["cat", "dog", "cow"], **small(method)
+    )
     scores = np.asarray(whence.record(twin.model, x).output if twin.framework == "tensorflow"
                         else twin.model(x).detach())  # fmt: skip
     odds = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
@@ -251,7 +257,7 @@ def test_facts_of_an_explanation(twin, method):
     assert set(e.versions) == {"whence", twin.framework, "python"}
     assert "parameters, float32" in e.model_summary
     assert e.heatmap().shape == (3, 6, 6)
-    assert e.signed == (method not in ("saliency", "sensitivity-analysis"))
+    assert e.signed == (method not in UNSIGNED)
     complete = next(r.make.complete for r in whence.methods() if r.name == method)
     assert (e.gap is None) == (not complete)
     if complete and method != "simple-taylor":
@@ -276,13 +282,13 @@ def test_a_second_call_for_other_classes_compiles_nothing():
     twin, framework = conv_twin("tensorflow"), by_name("tensorflow")
     x = twin.array(twin.x)
     for method in ("gradient", "lrp"):
-        whence.explain(twin.model, x, method, target=0)
+        whence.explain(twin.model, x, method, target=0, **small(method))
         count = framework.traces
-        e = whence.explain(twin.model, x * 0.5, method, target=[1, 2, 1])
+        e = whence.explain(twin.model, x * 0.5, method, target=[1, 2, 1], **small(method))
         assert framework.traces == count
         assert e.target.tolist() == [1, 2, 1]
         with pytest.raises(whence.errors.TargetError, match="class 3 was asked for; the model has"):
-            whence.explain(twin.model, x, method, target=3)
+            whence.explain(twin.model, x, method, target=3, **small(method))
 
 
 def test_a_model_that_returns_its_input():
@@ -292,7 +298,7 @@ def test_a_model_that_returns_its_input():
         ("gradient", [[0, 1], [1, 0]]),
         ("guided-backpropagation", [[0, 1], [1, 0]]),
     ):
-        e = whence.explain(lambda t: t, x, method)
+        e = whence.explain(lambda t: t, x, method, **small(method))
         np.testing.assert_array_equal(e.to_numpy(), theirs)
 
 
@@ -311,6 +317,6 @@ def test_few_things_cross_to_the_host(monkeypatch):
     twin = conv_twin("torch")
     for method in ("gradient", "lrp"):
         crossed.clear()
-        e = whence.explain(twin.model, twin.array(twin.x), method)
+        e = whence.explain(twin.model, twin.array(twin.x), method, **small(method))
         assert len(crossed) <= 8
         assert (e.ledger is None) == (method == "gradient")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import whence
-from support_nets import FRAMEWORKS, PLAIN_ONLY, close, conv_twin, fitting
+from support_nets import FRAMEWORKS, PLAIN_ONLY, close, conv_twin, fitting, small
 from whence.errors import OptionError, TargetError, UnknownName
 
 METHODS = [row.name for row in whence.methods()]
@@ -41,10 +41,14 @@ class Pair(nn.Module):
 def test_tuples_and_dicts(method):
     net, left, right = Pair(), torch.randn(2, 3), torch.randn(2, 2)
     joined = torch.cat([left, right], 1)
-    theirs = whence.explain(lambda t: net(t[:, :3], t[:, 3:]), joined, method, target=1).to_numpy()
-    by_tuple = whence.explain(net, (left, right), method, target=1)
-    by_dict = whence.explain(net, {"right": right, "left": left, "flag": True}, method, target=1)
-    mixed = whence.explain(net, (left, right.numpy()), method, target=1)
+    theirs = whence.explain(
+        lambda t: net(t[:, :3], t[:, 3:]), joined, method, target=1, **small(method)
+    ).to_numpy()
+    by_tuple = whence.explain(net, (left, right), method, target=1, **small(method))
+    by_dict = whence.explain(
+        net, {"right": right, "left": left, "flag": True}, method, target=1, **small(method)
+    )
+    mixed = whence.explain(net, (left, right.numpy()), method, target=1, **small(method))
     assert isinstance(by_tuple.attribution, tuple)
     assert set(by_dict.attribution) == {"left", "right"}
     for e in (by_tuple, mixed):
@@ -58,7 +62,9 @@ def test_tuples_and_dicts(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_input_that_is_not_used_gets_zeros_and_a_note(method):
-    e = whence.explain(Pair(), (torch.randn(2, 3), torch.randn(2, 2), torch.randn(2, 5)), method)
+    e = whence.explain(
+        Pair(), (torch.randn(2, 3), torch.randn(2, 2), torch.randn(2, 5)), method, **small(method)
+    )
     assert e.attribution[2].shape == (2, 5)
     assert not e.attribution[2].any()
     assert "top class does not depend on 'input2': zeros there" in e.notes
@@ -78,9 +84,11 @@ def test_both_frameworks_take_several_inputs_and_outputs():
     for ours, theirs in ((a, net.a), (b, net.b), (head, net.head)):
         ours.set_weights([theirs.weight.detach().numpy().T, theirs.bias.detach().numpy()])
     for method in ("gradient", "lrp"):
-        torchs = whence.explain(net, (left, right), method, target=1)
+        torchs = whence.explain(net, (left, right), method, target=1, **small(method))
         given = tuple(tf.convert_to_tensor(t.numpy()) for t in (left, right))
-        e = whence.explain(twin, given, method, target=whence.targets.output("score", 1))
+        e = whence.explain(
+            twin, given, method, target=whence.targets.output("score", 1), **small(method)
+        )
         for ours, theirs in zip(e.to_numpy(), torchs.to_numpy(), strict=True):
             close(ours, theirs, 1e-4)
 
@@ -101,32 +109,37 @@ def test_several_outputs(method):
     y = {k: v.detach().numpy() for k, v in net(x).items()}
     for name, place in (("small", 0), ("large", -1)):
         for given in (name, place):
-            e = whence.explain(net, x, method, target=whence.targets.output(given))
+            e = whence.explain(net, x, method, target=whence.targets.output(given), **small(method))
             np.testing.assert_allclose(e.output, y[name].max(1), rtol=1e-5)
             assert e.answer.tolist() == y[name].argmax(1).tolist()
-    e = whence.explain(net, x, method, target=lambda out: out["large"][:, 4] * out["small"][:, 0])
+    e = whence.explain(
+        net, x, method, target=lambda out: out["large"][:, 4] * out["small"][:, 0], **small(method)
+    )
     np.testing.assert_allclose(e.output, y["large"][:, 4] * y["small"][:, 0], rtol=1e-4)
     assert e.target == "function"
     assert e.answer is None
     with pytest.raises(
         TargetError, match=re.escape("the model has 2 outputs (small, large); name")
     ):
-        whence.explain(net, x, method)
+        whence.explain(net, x, method, **small(method))
     with pytest.raises(UnknownName, match="no output named 'larg'; did you mean 'large'"):
-        whence.explain(net, x, method, target=whence.targets.output("larg"))
+        whence.explain(net, x, method, target=whence.targets.output("larg"), **small(method))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_differences(twin, method):
     x = twin.array(twin.x)
     e = whence.explain(twin.model, x, method, target=whence.difference(2, [0, 1, 0]),
-                       classes=["cat", "dog", "cow"])  # fmt: skip
+                       classes=["cat", "dog", "cow"], **small(method))  # fmt: skip
     assert e.target_names == ["cow minus cat", "cow minus dog", "cow minus cat"]
     assert isinstance(e.target, str)
     outputs = [whence.explain(twin.model, x, "gradient", target=t).output for t in (2, [0, 1, 0])]
     np.testing.assert_allclose(e.output, outputs[0] - outputs[1], rtol=1e-4, atol=1e-6)
     if method in ("gradient", "gradient-x-input", "simple-taylor"):  # linear in the target
-        parts = [whence.explain(twin.model, x, method, target=t).to_numpy() for t in (2, [0, 1, 0])]
+        parts = [
+            whence.explain(twin.model, x, method, target=t, **small(method)).to_numpy()
+            for t in (2, [0, 1, 0])
+        ]
         close(e.to_numpy(), parts[0] - parts[1], 1e-4)
 
 
@@ -138,7 +151,7 @@ POSITIONS = [None, "mean", "max", (1, 2), (-1, 0)]
 def test_any_unit_is_a_target(twin, method, position):
     x = twin.array(twin.x)
     target = whence.neuron("conv2", channel=3, position=position)
-    e = whence.explain(twin.model, x, method, target=target)
+    e = whence.explain(twin.model, x, method, target=target, **small(method))
     other = fitting("torch", method)
     tape = whence.record(other.model, other.array(other.x))
     plane = tape.at("conv2").array.detach().numpy()[:, 3]
@@ -185,7 +198,7 @@ def test_a_unit_does_not_run_the_model_twice():
 def test_at_a_layer(twin, method):
     """The attribution at a layer is that of the rest of the model to the layer's output."""
     x = twin.array(twin.x)
-    e = whence.explain(twin.model, x, method, target=1, at="conv2")
+    e = whence.explain(twin.model, x, method, target=1, at="conv2", **small(method))
     assert e.layer == "conv2"
     assert e.axes.index("channel") == (1 if twin.framework == "torch" else 3)
     other = conv_twin("torch")
@@ -196,12 +209,12 @@ def test_at_a_layer(twin, method):
     def rest(t):
         return other.model.dense(F.leaky_relu(t, 0.1).flatten(1))
 
-    theirs = whence.explain(rest, inner, method, target=1)
+    theirs = whence.explain(rest, inner, method, target=1, **small(method))
     close(twin.first(e.to_numpy()), theirs.to_numpy(), 2e-4)
     if theirs.gap is not None:
         np.testing.assert_allclose(e.gap, theirs.gap, rtol=1e-2, atol=1e-5)
     assert e.heatmap().shape == (3, 3, 3)
-    numpy = whence.explain(twin.model, twin.x, method, target=1, at="conv2")
+    numpy = whence.explain(twin.model, twin.x, method, target=1, at="conv2", **small(method))
     assert isinstance(numpy.attribution, np.ndarray)
 
 
@@ -213,7 +226,9 @@ def test_at_a_layer_for_a_unit_behind_it(twin):
     np.testing.assert_allclose(same.to_numpy().reshape(3, -1).sum(1), same.output, rtol=1e-4)
     for method in ("gradient", "lrp"):
         with pytest.raises(TargetError, match="conv1 channel 0 does not depend on layer conv2"):
-            whence.explain(twin.model, x, method, target=whence.neuron("conv1", 0), at="conv2")
+            whence.explain(
+                twin.model, x, method, target=whence.neuron("conv1", 0), at="conv2", **small(method)
+            )
 
 
 def test_at_with_several_inputs_of_numpy():
@@ -239,7 +254,7 @@ class Tokens(nn.Module):
 @pytest.mark.parametrize("method", [m for m in ANY_NET if m != "simple-taylor"])
 def test_token_ids_are_explained_at_their_embedding(method):
     net, ids = Tokens(), torch.randint(0, 11, (2, 5))
-    e = whence.explain(net, ids, method, target=1)
+    e = whence.explain(net, ids, method, target=1, **small(method))
     assert e.attribution.shape == (2, 5, 4)
     assert e.axes == ("batch", "token", "feature")
     assert e.channels is None
@@ -253,13 +268,15 @@ def test_token_ids_are_explained_at_their_embedding(method):
     zeroth = net.table(torch.zeros_like(ids)).detach()
     with_reference = {"deeplift": {"baseline": zeroth}, "deepshap": {"baseline": [zeroth]}}
     given = with_reference.get(method, {})
-    found = whence.explain(behind, vectors, method, target=1, **given)
+    found = whence.explain(behind, vectors, method, target=1, **given, **small(method))
     close(e.to_numpy(), found.to_numpy(), 1e-4)
-    numpy = whence.explain(net, ids.numpy(), method, target=1)
+    numpy = whence.explain(net, ids.numpy(), method, target=1, **small(method))
     assert isinstance(numpy.attribution, np.ndarray)
-    named = whence.explain(net, {"input_ids": ids}, method, target=1)
+    named = whence.explain(net, {"input_ids": ids}, method, target=1, **small(method))
     close(named.attribution["input_ids"].numpy(), e.to_numpy(), 1e-6)
-    unit = whence.explain(net, ids, method, target=whence.neuron("attend", 2, position=3))
+    unit = whence.explain(
+        net, ids, method, target=whence.neuron("attend", 2, position=3), **small(method)
+    )
     np.testing.assert_allclose(
         unit.output, net.attend(vectors, vectors, vectors)[0][:, 3, 2].detach(), rtol=1e-4
     )
@@ -320,12 +337,16 @@ def test_a_probability_has_a_note():
     net, x = nn.Sequential(nn.Linear(3, 4), nn.Softmax(1)), torch.randn(2, 3)
     said = "the model ends in a softmax; this explains a probability. target=whence.logit(...)"
     for method in ANY_NET:
-        e = whence.explain(net, x, method)
+        e = whence.explain(net, x, method, **small(method))
         assert any(n.startswith(said) for n in e.notes)
         np.testing.assert_allclose(e.probability, net(x).amax(1).detach(), rtol=1e-6)
-        assert said not in repr(whence.explain(net, x, method, target=whence.logit()))
-        assert said not in repr(whence.explain(net[0], x, method))
-        assert said not in repr(whence.explain(net, x, method, target=whence.neuron("0", 1)))
+        assert said not in repr(
+            whence.explain(net, x, method, target=whence.logit(), **small(method))
+        )
+        assert said not in repr(whence.explain(net[0], x, method, **small(method)))
+        assert said not in repr(
+            whence.explain(net, x, method, target=whence.neuron("0", 1), **small(method))
+        )
 
 
 def test_a_map_of_zeros_has_a_note():
@@ -333,17 +354,17 @@ def test_a_map_of_zeros_has_a_note():
     nn.init.ones_(net[0].weight)
     x = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
     for method in ("gradient", "lrp", "gradient-x-input"):
-        e = whence.explain(net, x, method)
+        e = whence.explain(net, x, method, **small(method))
         assert any(n.startswith("the attribution is zero everywhere for sample(s) 1:")
                    for n in e.notes)  # fmt: skip
-        assert "zero everywhere" not in repr(whence.explain(net, x[:1], method))
+        assert "zero everywhere" not in repr(whence.explain(net, x[:1], method, **small(method)))
     tiny = whence.explain(nn.Linear(2, 1), x * 1e-30, "gradient-x-input")
     assert "zero everywhere" not in repr(tiny)
 
 
 def test_a_net_without_rectifiers_has_a_note():
     for method in ("deconvolution", "guided-backpropagation"):
-        e = whence.explain(nn.Linear(2, 2), torch.rand(1, 2), method)
+        e = whence.explain(nn.Linear(2, 2), torch.rand(1, 2), method, **small(method))
         assert e.notes == [f"no rectifier on the tape: {method} equals the gradient here"]
 
 
@@ -359,7 +380,7 @@ def test_options_are_looked_at():
     }  # fmt: skip
     for text, (method, options) in wrong.items():
         with pytest.raises(OptionError, match=re.escape(text)):
-            whence.explain(net, x, method, **options)
+            whence.explain(net, x, method, **options, **small(method))
     with pytest.raises(
         OptionError, match=re.escape("options ['eps'] were given beside whence.LRP(")
     ):

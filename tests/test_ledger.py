@@ -228,7 +228,7 @@ def test_by_layer_keeps_the_identity():
 def test_the_worst_leak():
     worst = BOOKS.worst()
     assert (worst.entry.op, worst.reason, worst.share) == ("conv", "bias", 0.5)
-    assert str(worst) == "loses 50% at block.conv (conv, rule): bias"
+    assert str(worst) == "sample 1 loses 50% at block.conv (conv, rule): bias"
     assert Ledger([], np.zeros(1), np.zeros(1)).worst() is None
 
 

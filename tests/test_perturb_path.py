@@ -164,15 +164,13 @@ def test_paths_of_sequences_and_tables() -> None:
 
 
 def test_gaps_on_the_digits() -> None:
-    """A net of ReLUs has hundreds of kinks on the way: 64 steps leave most gaps below 1 %.
-
-    Below 0.1 % takes a tolerance.
-    """
+    """A net of ReLUs has hundreds of kinks on the way: 64 steps leave most gaps below 1 %."""
     model, x = digits_model("torch"), digits("test")[0][:12, None]
-    gap = IntegratedGradients()(model, x).gap
+    gap = IntegratedGradients(steps=64)(model, x).gap
     assert np.median(gap) < 1e-2 and gap.max() < 0.1
-    e = IntegratedGradients(tolerance=1e-3)(model, x)
+    e = IntegratedGradients()(model, x)  # steps are doubled until it is below 0.1 %
     assert e.gap.max() < 1e-3 and not e.notes
+    assert (e.options["steps"], e.options["tolerance"]) == (64, 1e-3)
     steps = e.extras["steps"]
     assert (steps[gap <= 1e-3] == 64).all() and (steps[gap > 1e-3] > 64).all()
     assert set(steps) <= {64, 128, 256, 512, 1024, 2048} and len(set(steps)) > 2
@@ -223,6 +221,14 @@ def test_a_tolerance_that_is_never_met_says_so() -> None:
     e = IntegratedGradients(steps=64, tolerance=1e-9)(model, torch.tensor([[2.0001]]))
     assert e.extras["steps"].tolist() == [2048]
     assert any("above 1e-09 still at 2048 steps for sample(s) 0" in n for n in e.notes)
+
+
+def test_what_is_rounding_is_not_refined() -> None:
+    """In half precision the scores themselves are off by more than the tolerance."""
+    x = torch.tensor([[3.0, 1.0, -0.7]], dtype=torch.bfloat16)
+    w = torch.tensor([1.1, -0.3, 2.3], dtype=torch.bfloat16)
+    e = IntegratedGradients(baseline=1.0)(lambda x: x @ w + 100, x)
+    assert 1e-3 < e.gap[0] and e.extras["steps"].tolist() == [64] and not e.notes
 
 
 # ---- baselines

@@ -81,6 +81,15 @@ def test_every_paper_that_is_cited_is_in_the_bibliography():
     assert cited(sources) - set(known) == set()
 
 
+def test_every_paper_of_the_catalogue_is_in_the_bibliography():
+    import whence
+
+    known = keys((ROOT / "docs/bibliography.bib").read_text("utf-8"))
+    papers = {row.name: set(row.paper.split(", ")) for row in whence.methods()}
+    assert papers["lrp"] >= {"bach2015"}
+    assert {name: found - set(known) for name, found in papers.items() if found - set(known)} == {}
+
+
 def test_every_file_that_the_documentation_links_is_there():
     missing = [
         (path.name, link)

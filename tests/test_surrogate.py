@@ -66,7 +66,7 @@ def test_nearness_is_the_papers(rng):
 def test_lasso_sets_small_slopes_to_zero(formulas):
     pytest.importorskip("sklearn")
     weights = np.array([2.0, 0.001, -1.0, 0.0])
-    method = LIME(300, model="lasso", alpha=0.01, width=1.0)
+    method = LIME(300, regression="lasso", alpha=0.01, width=1.0)
     found = numbers(formulas.explain(formulas.weighed(weights), np.ones((1, 4)), method))[0]
     assert found[1] == 0 and found[3] == 0
     np.testing.assert_allclose(found[[0, 2]], [2, -1], atol=0.1)

@@ -7,9 +7,15 @@ from . import targets as targets
 from .errors import WhenceError as WhenceError
 from .ledger import Ledger as Ledger
 from .ledger import doors as _books
+from .methods.averaged import ExpectedGradients as ExpectedGradients
+from .methods.averaged import IntegratedGradients as IntegratedGradients
 from .methods.catalogue import methods as methods
 from .methods.channels import ChannelRanking as ChannelRanking
 from .methods.channels import channels as channels
+from .methods.coalitional import LIME as LIME
+from .methods.coalitional import ExactShapley as ExactShapley
+from .methods.coalitional import KernelSHAP as KernelSHAP
+from .methods.coalitional import ShapleySampling as ShapleySampling
 from .methods.deeplift import DeepLIFT as DeepLIFT
 from .methods.deeplift import DeepSHAP as DeepSHAP
 from .methods.explain import explain as explain
@@ -19,7 +25,12 @@ from .methods.gradients import Saliency as Saliency
 from .methods.gradients import SensitivityAnalysis as SensitivityAnalysis
 from .methods.lrp import LRP as LRP
 from .methods.lrp import DeepTaylor as DeepTaylor
+from .methods.masked import HSIC as HSIC
+from .methods.masked import RISE as RISE
+from .methods.masked import Sobol as Sobol
+from .methods.perturbed import Occlusion as Occlusion
 from .methods.planning import plan as plan
+from .methods.smoothed import SmoothGrad as SmoothGrad
 from .methods.taylor import SimpleTaylor as SimpleTaylor
 from .methods.walks import Deconvolution as Deconvolution
 from .methods.walks import GuidedBackpropagation as GuidedBackpropagation
@@ -36,19 +47,23 @@ from .targets import difference as difference
 from .targets import logit as logit
 from .targets import neuron as neuron
 from .targets import token as token
+from .tokens import Tokens as Tokens
+from .tokens import tokens_of as _tokens_of
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "LRP", "ChannelRanking", "Composite", "Deconvolution", "DeepLIFT", "DeepSHAP", "DeepTaylor",
-    "Explanation", "Explanations", "Gradient", "GradientTimesInput", "GuidedBackpropagation",
-    "Ledger", "Op", "Saliency", "SensitivityAnalysis", "SimpleTaylor", "WhenceError", "__version__",
-    "baselines", "channels", "data", "difference", "errors", "explain", "explain_dataset", "images",
-    "layers", "load", "load_model", "logit", "methods", "neuron", "plan", "record", "rules",
-    "targets", "testing",
+    "HSIC", "LIME", "LRP", "RISE", "ChannelRanking", "Composite", "Deconvolution", "DeepLIFT",
+    "DeepSHAP", "DeepTaylor", "ExactShapley", "ExpectedGradients", "Explanation", "Explanations",
+    "Gradient", "GradientTimesInput", "GuidedBackpropagation", "IntegratedGradients", "KernelSHAP",
+    "Ledger", "Occlusion", "Op", "Saliency", "SensitivityAnalysis", "ShapleySampling",
+    "SimpleTaylor", "SmoothGrad", "Sobol", "Tokens", "WhenceError", "__version__", "baselines",
+    "channels", "data", "difference", "errors", "explain", "explain_dataset", "images", "layers",
+    "load", "load_model", "logit", "methods", "neuron", "plan", "record", "rules", "segments",
+    "targets", "testing", "token",
 ]  # fmt: skip
 
-_LATER = ("images", "data", "rules", "errors", "baselines", "testing")
+_LATER = ("images", "data", "rules", "errors", "baselines", "segments", "testing")
 """Modules that are imported when first used."""
 
 
@@ -79,8 +94,14 @@ def _waterfall(*args: _Any, **options: _Any) -> _Any:
     return _import_module(".render", __name__).draw_ledger(*args, **options)
 
 
+def _text(*args: _Any, **options: _Any) -> _Any:
+    return _import_module(".render.tokens", __name__).draw(*args, **options)
+
+
 _books.figure = _waterfall
 _doors.figure = _figure
 _doors.png = _png
 _doors.save = _save
 _doors.run = _run
+_doors.tokens = _tokens_of
+_doors.text = _text

@@ -124,7 +124,8 @@ def walk(
     sums: dict[Value, Array] = {}
     if ledger:
         for value, seed in seeds.items():
-            sums[value] = per_sample(value.node.xp, seed, None, places.get(value), samples)
+            start: Any = value.node.xp
+            sums[value] = per_sample(start, seed, None, places.get(value), samples)
     first = min(rules, default=0)
     for place in range(len(tape.nodes) - 1, first - 1, -1):
         node = tape.nodes[place]
@@ -187,9 +188,7 @@ def _row(
             return came  # every rule asks for it
         return per_sample(xp, a, b, here, samples)
 
-    arrived = [
-        sums.pop(v) for v, r in zip(node.results, incoming, strict=True) if r is not None
-    ]
+    arrived = [sums.pop(v) for v, r in zip(node.results, incoming, strict=True) if r is not None]
     came = sum(arrived[1:], arrived[0])
     went: Any = 0.0
     for value, part in on:

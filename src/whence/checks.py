@@ -64,9 +64,9 @@ def _out_of_vocabulary(xp: Functions, wants: Expectation, inputs: Inputs) -> str
         if xp.is_floating(array):
             continue
         ids = xp.to_numpy(array)
-        wrong = np.argwhere((ids < 0) | (ids >= wants.vocabulary)) if ids.dtype != bool else []
-        if len(wrong):
-            place = tuple(int(i) for i in wrong[0])
+        wrong = (ids < 0) | (ids >= wants.vocabulary)
+        if ids.dtype != bool and wrong.any():
+            place = tuple(int(i) for i in np.argwhere(wrong)[0])
             return (
                 f"{_named(name)} holds the token id {ids[place]} at {place}; the model's embedding"
                 f"{_q(wants.layer)} has a vocabulary of {wants.vocabulary}, ids 0 to "

@@ -34,6 +34,8 @@ class _Doors:
     figure: Callable[..., Any]
     png: Callable[..., bytes]
     save: Callable[..., Any]
+    tokens: Callable[..., Any]
+    text: Callable[..., Any]
     run: Callable[..., Any]
     """Opens the store of a whole data set."""
 
@@ -137,6 +139,14 @@ class Explanation:
         The file is written whole or not at all. Returns its path. Raises FileError.
         """
         return doors.save(self, path)
+
+    def tokens(self, tokenizer: Any = None, **options: Any) -> Any:
+        """The tokens of one sample with a score each; ``whence.tokens.tokens_of`` says more.
+
+        tokenizer: turns ids into text: any with the usual interface, a function, a dict, or a list
+        of the tokens. options: ``ids``, ``sample``, ``merge``, ``name``, ``reduce``.
+        """
+        return doors.tokens(self, tokenizer, **options)
 
     def _repr_png_(self) -> bytes:
         return doors.png(self)

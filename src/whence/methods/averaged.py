@@ -20,7 +20,17 @@ from ..perturb.chunks import Chunk
 from ..perturb.engine import Engine, Plan
 from ..perturb.guided import guided
 from ..perturb.noise import check_count, expected
-from ..perturb.path import MOST_STEPS, Straight, gaps, idgi, integrate, refined, step_sums
+from ..perturb.path import (
+    MOST_STEPS,
+    Integral,
+    Straight,
+    gaps,
+    idgi,
+    integrate,
+    refined,
+    rounding,
+    step_sums,
+)
 from ..perturb.quadrature import check_steps
 from ..perturb.start import backgrounds, starts
 from ..perturb.units import sides_of
@@ -48,7 +58,7 @@ class Averaged(Method):
             start = time.perf_counter()
             engine = Engine(
                 method.seen(job), seed=getattr(method, "seed", 0), rows=method.rows,
-                sample_ids=getattr(job, "sample_ids", None),
+                sample_ids=job.sample_ids,
             )  # fmt: skip
             if shared is not None and shared.job.at == engine.job.at:
                 engine.caller = shared
@@ -78,6 +88,12 @@ def found_of(engine: Engine, attribution: Mapping[str, Array], **more: Any) -> F
     return Found(arrays, base.array, base.index, base.outputs, **more)
 
 
+_STEPS, _TOLERANCE = 64, 1e-3
+"""What is begun with, and aimed at, where the caller says neither."""
+
+_ROUNDING = 4
+"""Units of the last place of a score by which sums of gradients may be off for no other reason."""
+
 _PATHS = ("straight", "guided", "blur")
 
 
@@ -86,14 +102,19 @@ class IntegratedGradients(Averaged):
     """(x - x0) times the mean gradient on the way from x0 to x [sundararajan2017].
 
     Adds up to f(x) - f(x0), up to an error of the sum over steps that ``gap`` measures.
+    ``extras``: ``reference_output``, f(x0) of each sample; ``steps``, how many each took.
 
     baseline: x0: a number, an array, "zero", "black", "mean", "blur", "noise", or a list of these,
-        whose attributions are averaged (see ``whence.baselines``). With ``at=`` it is still an
-        input, and the way is a straight line between the layer's two outputs.
-    steps: looks at the gradient.
+        whose attributions are averaged (see ``whence.baselines``). Where the input is token ids,
+        whole numbers are ids and all else is for their embeddings, which are zero by default. With
+        ``at=`` it is still an input, and the way is a straight line between the layer's two
+        outputs; an array of the layer's own shape stands for itself.
+    steps: looks at the gradient. None takes 64, and on a straight path twice as many again and
+        again (up to 2048) for those samples whose gap is above 0.001, and only for those: a network
+        of ReLUs needs some hundred. A number is kept to, unless a tolerance is given too.
     quadrature: where on the way: "gauss-legendre" (exact for polynomials of degree 2 steps - 1),
         "trapezoid", or the Riemann sums "left", "middle", "right". For the straight path.
-    tolerance: largest gap; steps are doubled (up to 2048) for the samples above it. None does not.
+    tolerance: largest gap, up to which steps are doubled so on any path.
     path: "straight"; "guided", by elements of small gradient first [kapishnikov2021]; "blur", from
         blurred to sharp [xu2020], which has no baseline.
     idgi: share out f's change over each step by the squared gradient [yang2023].
@@ -105,7 +126,7 @@ class IntegratedGradients(Averaged):
     complete: ClassVar[bool] = True
 
     baseline: Any = 0.0
-    steps: int = 64
+    steps: int | None = None
     quadrature: str = "gauss-legendre"
     tolerance: float | None = None
     path: str = "straight"
@@ -113,7 +134,7 @@ class IntegratedGradients(Averaged):
     blur: float | None = None
 
     def __post_init__(self) -> None:
-        check_steps(self.quadrature, self.steps)
+        check_steps(self.quadrature, self.planned[0])
         if self.path not in _PATHS:
             raise OptionError(f"path is one of {', '.join(map(repr, _PATHS))}; got {self.path!r}")
         if self.tolerance is not None and not (
@@ -122,6 +143,14 @@ class IntegratedGradients(Averaged):
             raise OptionError(f"tolerance is a number above 0, or None; got {self.tolerance!r}")
         if self.path != "straight" and self.quadrature != "gauss-legendre":
             raise OptionError(f'quadrature is for path="straight"; path={self.path!r} has its own')
+
+    @property
+    def planned(self) -> tuple[int, float | None]:
+        """The steps to begin with, and the gap down to which they are doubled."""
+        if self.steps is not None:
+            return self.steps, self.tolerance
+        asked = self.tolerance is not None or self.path != "straight"
+        return _STEPS, self.tolerance if asked else _TOLERANCE
 
     def compute(self, engine: Engine, job: Job) -> Found:
         """The integral, refined where it was asked for, and f(x0)."""
@@ -139,12 +168,15 @@ class IntegratedGradients(Averaged):
             notes += _same(engine, start)
             apart = self.path == "guided"
             compute = self._guided(engine, line) if apart else self._along(engine, line)
-        made = refined(compute, base - begin, self.steps, self.tolerance, xp)
-        if self.tolerance is not None:
-            notes += _missed(xp, made.attribution, base - begin, self.tolerance)
+        floor = _ROUNDING * rounding(xp.dtype(engine.base.array)) * (np.abs(base) + np.abs(begin))
+        steps, tolerance = self.planned
+        made = refined(compute, base - begin, steps, tolerance, xp, floor=floor)
+        if tolerance is not None:
+            notes += _missed(xp, made, base - begin, tolerance)
         return found_of(
             engine, made.attribution, reference=xp.asarray(begin, like=engine.base.array),
-            notes=tuple(notes), extras={"steps": made.steps},
+            notes=tuple(notes), extras={"reference_output": begin, "steps": made.steps},
+            facts={"steps": steps, "tolerance": tolerance},
         )  # fmt: skip
 
     def _along(self, engine: Engine, way: Straight | Blur) -> Any:
@@ -209,14 +241,15 @@ def _same(engine: Engine, start: Mapping[str, Array]) -> list[str]:
     ]
 
 
-def _missed(
-    xp: Any, attribution: dict[str, Array], change: np.ndarray, tolerance: float
-) -> list[str]:
-    left = np.flatnonzero(gaps(xp, attribution, change) > tolerance)
+def _missed(xp: Any, made: Integral, change: np.ndarray, tolerance: float) -> list[str]:
+    """A note where the gap is too large and the doubling came to its end."""
+    left = np.flatnonzero(
+        (gaps(xp, made.attribution, change) > tolerance) & (made.steps * 2 > MOST_STEPS)
+    )
     if not len(left):
         return []
     return [
-        f"the gap is above {tolerance:g} still at {MOST_STEPS} steps for sample(s) "
+        f"the gap is above {tolerance:g} still at {made.steps[left].max()} steps for sample(s) "
         f"{', '.join(map(str, left[:6]))}{', ...' if len(left) > 6 else ''}"
     ]
 
@@ -228,10 +261,11 @@ class ExpectedGradients(Averaged):
     Each draw takes a background sample and a point on the way from it to x, both at random. Adds up
     to f(x) minus the background's mean of f, on average over draws.
 
-    background: what x is compared with: an array (references, ...) of the input's kind; a dict of
-        such for several inputs. Needed.
+    background: what x is compared with: an array (references, ...) of the input's kind, some tens
+        of training samples; a dict of such for several inputs. By default, as for deepshap, zero,
+        the mean and a blur of x itself, or zero alone for a table.
     n: draws. seed: names them.
-    Raises OptionError without a background, or for one of another shape.
+    Raises OptionError for a background of another shape.
     """
 
     name: ClassVar[str] = "expected-gradients"
@@ -246,14 +280,26 @@ class ExpectedGradients(Averaged):
 
     def compute(self, engine: Engine, job: Job) -> Found:
         """The mean over draws, and the background's mean answer."""
+        notes: list[str] = []
         if self.background is None:
-            raise OptionError(
-                "expected-gradients compares with a background of real inputs: give "
-                "background=array, shape (references, ...), some tens of training samples"
-            )
-        start = backgrounds(engine, self.background)
+            start, notes = _made_of_x(engine)
+        else:
+            start = backgrounds(engine, self.background)
         line = Straight(engine, start)
         made = expected(engine, start, self.n)
         begin = _mean_score(engine, line)
         reference = engine.xp.asarray(begin, like=engine.base.array)
-        return found_of(engine, made, reference=reference, notes=tuple(_same(engine, start)))
+        notes += _same(engine, start)
+        return found_of(
+            engine, made, reference=reference, notes=tuple(notes),
+            extras={"reference_output": begin},
+        )  # fmt: skip
+
+
+def _made_of_x(engine: Engine) -> tuple[dict[str, Array], list[str]]:
+    """A background for who has none at hand: each sample's own zero, mean and blur."""
+    shapes = [engine.xp.shape(a) for a in engine.places.values()]
+    tables = any(len(s) < 3 for s in shapes)
+    start, _ = starts(engine, ["zero"] if tables else ["zero", "mean", "blur"])
+    said = "zero" if tables else "zero, the mean and a blur of x"
+    return start, [f"no background was given; compared with {said}"]

@@ -32,6 +32,8 @@ class Job:
     arguments: Mapping[str, Array]
     """The target's arrays, in the framework's type."""
     ledger: bool = True
+    sample_ids: Sequence[int | str] | None = None
+    """Names the random draws of each sample; None counts them from 0."""
 
 
 @dataclass
@@ -85,7 +87,7 @@ class Method(ABC):
     def __call__(self, model: object, x: Any, **given: Any) -> Any:
         """Explain ``model`` at ``x``.
 
-        given: target, at, classes and ledger, as in ``whence.explain``.
+        given: target, at, classes, ledger and sample_ids, as in ``whence.explain``.
         """
         return doors.explain(model, x, self, **given)
 

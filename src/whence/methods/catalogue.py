@@ -7,10 +7,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..errors import OptionError, WhenceError, unknown
+from .averaged import ExpectedGradients, IntegratedGradients
 from .base import Method
+from .coalitional import LIME, ExactShapley, KernelSHAP, ShapleySampling
 from .deeplift import DeepLIFT, DeepSHAP
 from .gradients import Gradient, GradientTimesInput, Saliency, SensitivityAnalysis
 from .lrp import LRP, DeepTaylor
+from .masked import HSIC, RISE, Sobol
+from .perturbed import Occlusion
+from .smoothed import SmoothGrad
 from .taylor import SimpleTaylor
 from .walks import Deconvolution, GuidedBackpropagation
 
@@ -27,10 +32,24 @@ class MethodRow:
     needs: str
     promises: str
     cost: str
-    """In input gradients of the same model."""
+    """How many of ``unit``, for one sample at the default options."""
     paper: str
     """Keys in docs/bibliography.bib."""
+    unit: str = "gradients"
+    """"gradients", each a forward and a backward call, or "forward calls" alone."""
     frameworks: tuple[str, ...] = ("torch", "tensorflow")
+
+    @property
+    def price(self) -> str:
+        """The cost with its unit.
+
+        Example:
+            >>> methods()[0].price
+            '1 gradient'
+        """
+        number, _, condition = self.cost.partition(" ")
+        unit = self.unit[:-1] if number == "1" else self.unit
+        return f"{number} {unit} {condition}".rstrip()
 
 
 class MethodTable(tuple[MethodRow, ...]):
@@ -40,7 +59,7 @@ class MethodTable(tuple[MethodRow, ...]):
 
     def __str__(self) -> str:
         head = ("method", "question", "needs", "promises", "cost", "paper")
-        lines = [head] + [(r.name, r.question, r.needs, r.promises, r.cost, r.paper) for r in self]
+        lines = [head] + [(r.name, r.question, r.needs, r.promises, r.price, r.paper) for r in self]
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
         return "\n".join(
             "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
@@ -95,7 +114,7 @@ CATALOGUE: dict[str, MethodRow] = {
             "what makes the answer differ from a root's?",
             "a gradient",
             "adds up to first order; remainder reported",
-            "2, or 50 with a search",
+            "2 (50 with a search)",
             "montavon2018",
         ),
         MethodRow(
@@ -122,7 +141,7 @@ CATALOGUE: dict[str, MethodRow] = {
             "where did the answer come from?",
             "a rule for every op",
             "adds up but for what the ledger lists",
-            "1.2, or 2 with z-plus",
+            "1.2 (2 with z-plus)",
             "bach2015, achtibat2024",
         ),
         MethodRow(
@@ -151,6 +170,113 @@ CATALOGUE: dict[str, MethodRow] = {
             "adds up to f(x) - mean f(set)",
             "2.4 a reference",
             "shrikumar2017, lundberg2017",
+        ),
+        MethodRow(
+            "integrated-gradients",
+            IntegratedGradients,
+            "what makes the answer differ from a baseline's?",
+            "a gradient",
+            "adds up to f(x) - f(baseline)",
+            "64 or more, to a gap of 0.001",
+            "sundararajan2017, kapishnikov2021, xu2020, yang2023",
+        ),
+        MethodRow(
+            "expected-gradients",
+            ExpectedGradients,
+            "the same, against a background of inputs?",
+            "a gradient",
+            "adds up to f(x) - mean f(background) on average",
+            "200",
+            "erion2021",
+        ),
+        MethodRow(
+            "smoothgrad",
+            SmoothGrad,
+            "which change moves the answer, also near x?",
+            "what it averages needs",
+            "less noise as n^-1/2",
+            "50",
+            "smilkov2017, hooker2019, adebayo2018",
+        ),
+        MethodRow(
+            "occlusion",
+            Occlusion,
+            "what is each place needed for?",
+            "nothing",
+            "exactly f(x) - f(x covered), by window",
+            "225",
+            "zeiler2014",
+            "forward calls",
+        ),
+        MethodRow(
+            "rise",
+            RISE,
+            "how good is the answer with a place visible?",
+            "nothing",
+            "unbiased, error as n^-1/2",
+            "1000",
+            "petsiuk2018",
+            "forward calls",
+        ),
+        MethodRow(
+            "sobol",
+            Sobol,
+            "which share of the answer's variance is a region's?",
+            "SciPy",
+            "total Sobol indices, error as n^-1 at best",
+            "2112",
+            "jansen1999, fel2021",
+            "forward calls",
+        ),
+        MethodRow(
+            "hsic",
+            HSIC,
+            "does the answer depend on a region at all?",
+            "SciPy",
+            "0 where independent",
+            "1024",
+            "novello2022",
+            "forward calls",
+        ),
+        MethodRow(
+            "lime",
+            LIME,
+            "which regions would a linear model use here?",
+            "regions",
+            "exact for linear f",
+            "1000",
+            "ribeiro2016",
+            "forward calls",
+        ),
+        MethodRow(
+            "kernel-shap",
+            KernelSHAP,
+            "what is each region's fair share?",
+            "regions",
+            "adds up to f(x) - f(baseline)",
+            "1024",
+            "lundberg2017, covert2021",
+            "forward calls",
+        ),
+        MethodRow(
+            "shapley-sampling",
+            ShapleySampling,
+            "what is each region's fair share, by random orders?",
+            "regions",
+            "adds up; error reported",
+            "1576",
+            "castro2009",
+            "forward calls",
+        ),
+        MethodRow(
+            "exact-shapley",
+            ExactShapley,
+            "what is each region's fair share, exactly?",
+            "16 regions at most",
+            "adds up; Shapley's axioms",
+            "512",
+            "shapley1953",
+            "forward calls",
         ),
     )
 }

@@ -160,9 +160,10 @@ def _is_array(x: Any) -> bool:
 
 def _is_numbers(x: Any) -> bool:
     """Whether a list is one batch that was spelled out."""
-    while isinstance(x, list) and x:
-        x = x[0]
-    return isinstance(x, (int, float))
+    first = x
+    while isinstance(first, list) and first:
+        first = first[0]
+    return first is not x and isinstance(first, (int, float))
 
 
 def _is_pair(item: Any) -> bool:

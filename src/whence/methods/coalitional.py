@@ -9,17 +9,20 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import segments
-from ..errors import OptionError
+from ..errors import MissingFramework, OptionError
 from ..perturb.coalitions import Exact, KernelShap, Permutations
 from ..perturb.designs import Design, count
 from ..perturb.engine import Engine
 from ..perturb.fills import fill
 from ..perturb.surrogate import Lime
-from ..perturb.units import Units, by_name, make_units, sides_of
+from ..perturb.units import Sides, Units, by_name, make_units, sides_of
 from .base import Job
 from .perturbed import Perturbed, Result, by_units
 
 __all__ = ["LIME", "ExactShapley", "KernelSHAP", "ShapleySampling"]
+
+_LEAST_PIXELS = 8
+"""Of a superpixel: smaller ones follow no edge."""
 
 
 class _Coalitional(Perturbed):
@@ -35,21 +38,24 @@ class _Coalitional(Perturbed):
     def design(self, units: int, rng: np.random.Generator) -> Design:
         """The calls of one sample."""
 
-    def units(self, engine: Engine, job: Job) -> Units:
-        """The groups of each sample."""
-        return make_units(
+    def units(self, engine: Engine, job: Job) -> tuple[Units, list[str]]:
+        """The groups of each sample, and notes on them."""
+        units = make_units(
             job.framework, job.model, engine.places, self.features, cells=self.cells,
             axes=engine.axes,
         )  # fmt: skip
+        return units, []
 
     def compute(self, engine: Engine, job: Job) -> Result:
         """Form coalitions, call, credit their members."""
-        units = self.units(engine, job)
+        units, notes = self.units(engine, job)
         designs = [
             self.design(int(k), engine.seeds.generator(i)) for i, k in enumerate(units.counts)
         ]
         x0 = fill(engine, self.baseline)
-        return by_units(engine, units, designs, x0, "coalitions", share=self.share)
+        made = by_units(engine, units, designs, x0, "coalitions", share=self.share)
+        made.notes = (*notes, *made.notes)
+        return made
 
 
 class _Shapley(_Coalitional):
@@ -66,16 +72,26 @@ class _Shapley(_Coalitional):
 class ExactShapley(_Shapley):
     """Shapley values from every coalition of at most 16 groups: 2^groups calls [shapley1953].
 
-    features: the groups; None takes 4 x 4 patches of an image, each step of a sequence, each column
-    of a table. baseline: what absent groups are replaced with.
+    features: the groups; None takes 3 x 3 patches of an image (512 calls) or 2 x 2 x 2 blocks of a
+    volume, each step of a sequence, each column of a table. baseline: what absent groups are
+    replaced with.
     Raises OptionError for more than 16 groups.
     """
 
     name: ClassVar[str] = "exact-shapley"
-    cells: ClassVar[int] = 4
+    cells: ClassVar[int] = 3
 
     features: Any = None
     baseline: Any = 0.0
+
+    def units(self, engine: Engine, job: Job) -> tuple[Units, list[str]]:
+        """Few enough groups of an image or a volume."""
+        flat = all(len(engine.xp.shape(a)) < 5 for a in engine.places.values())
+        units = make_units(
+            job.framework, job.model, engine.places, self.features,
+            cells=self.cells if flat else 2, axes=engine.axes,
+        )  # fmt: skip
+        return units, []
 
     def design(self, units: int, rng: np.random.Generator) -> Design:
         """All coalitions."""
@@ -135,10 +151,11 @@ class LIME(_Coalitional):
 
     Every element of a group bears the group's slope, in units of the output.
 
-    n: calls. features: the groups; None takes superpixels of an image (scikit-image), each step of
-    a sequence, each column of a table. segments: about how many superpixels. distance: "cosine" or
-    "euclidean", between the presences and all ones. width: of the exponential kernel; None takes
-    0.25, or 0.75 sqrt(groups). model: "ridge" or "lasso" (scikit-learn). alpha: its penalty.
+    n: calls. features: the groups; None takes superpixels of an image (a grid of squares where it
+    has fewer than 8 pixels for each, or without scikit-image), each step of a sequence, each column
+    of a table. segments: about how many superpixels. distance: "cosine" or "euclidean", between the
+    presences and all ones. width: of the exponential kernel; None takes 0.25, or
+    0.75 sqrt(groups). regression: "ridge" or "lasso" (scikit-learn). alpha: its penalty.
     ``extras["fit"]`` is the linear model's weighted R^2 for each sample.
     """
 
@@ -151,7 +168,7 @@ class LIME(_Coalitional):
     segments: int = 50
     distance: str = "cosine"
     width: float | None = None
-    model: str = "ridge"
+    regression: str = "ridge"
     alpha: float | None = None
     seed: int = 0
 
@@ -160,7 +177,7 @@ class LIME(_Coalitional):
         count(self.segments, what="segments")
         for what, given, known in (
             ("distance", self.distance, ("cosine", "euclidean")),
-            ("model", self.model, ("ridge", "lasso")),
+            ("regression", self.regression, ("ridge", "lasso")),
         ):
             if given not in known:
                 raise OptionError(f'{what} is "{known[0]}" or "{known[1]}"; got {given!r}')
@@ -169,27 +186,46 @@ class LIME(_Coalitional):
         if self.alpha is not None and not self.alpha >= 0:
             raise OptionError(f"alpha is a penalty, 0 or more; got {self.alpha!r}")
 
-    def units(self, engine: Engine, job: Job) -> Units:
-        """Superpixels where an image came without groups."""
+    def units(self, engine: Engine, job: Job) -> tuple[Units, list[str]]:
+        """Superpixels where an image came without groups; a grid where there can be none."""
         given = by_name(self.features, list(engine.places), "features")
-        start = 0
+        start, notes = 0, []
         for name, features in given.items():
             if features is not None:
                 continue
             shape = tuple(engine.xp.shape(engine.places[name]))
             sides = sides_of(job.framework, job.model, shape, engine.axes)
-            if len(sides.space) == 2 and sides.channel is not None:
-                where = "first" if sides.channel == 1 else "last"
-                cut = segments.superpixels(engine.xp.to_numpy(engine.places[name]), self.segments,
-                                           channels=where)  # fmt: skip
-                given[name] = cut + start
-                start += int(cut.max()) + 1
-        return make_units(job.framework, job.model, engine.places, given, axes=engine.axes)
+            if len(sides.space) != 2 or sides.channel is None:
+                continue
+            cut, why = self._superpixels(engine, name, shape, sides)
+            if cut is None:
+                notes.append(f"{why}: a grid of squares is varied instead of superpixels")
+                continue
+            given[name] = cut + start
+            start += int(cut.max()) + 1
+        units = make_units(job.framework, job.model, engine.places, given, axes=engine.axes)
+        return units, list(dict.fromkeys(notes))
+
+    def _superpixels(
+        self, engine: Engine, name: str, shape: tuple[int, ...], sides: Sides
+    ) -> tuple[np.ndarray | None, str]:
+        """The superpixels of a batch of images, or why there are none."""
+        pixels = int(np.prod([shape[a] for a in sides.space]))
+        if pixels < _LEAST_PIXELS * self.segments:
+            return None, f"{pixels} pixels are too few for {self.segments} superpixels"
+        images = engine.xp.to_numpy(engine.places[name])
+        where = "first" if sides.channel == 1 else "last"
+        try:
+            return segments.superpixels(images, self.segments, channels=where), ""
+        except MissingFramework:
+            return None, "scikit-image is not installed"
 
     def design(self, units: int, rng: np.random.Generator) -> Design:
         """Presences by the toss of a coin."""
-        alpha = self.alpha if self.alpha is not None else 1.0 if self.model == "ridge" else 0.01
+        alpha = self.alpha
+        if alpha is None:
+            alpha = 1.0 if self.regression == "ridge" else 0.01
         return Lime(
-            units, self.n, rng, distance=self.distance, width=self.width, model=self.model,
-            alpha=alpha,
+            units, self.n, rng, distance=self.distance, width=self.width,
+            model=self.regression, alpha=alpha,
         )  # fmt: skip

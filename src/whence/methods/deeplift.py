@@ -176,8 +176,8 @@ class DeepSHAP(DeepLIFT):
     def _references(self, job: Job) -> tuple[baselines.References, list[str]]:
         """The set; without one, three references made of x, or zero alone for a table."""
         if self.baseline is not None:
-            chosen = baselines.stacked(self.baseline)
-            return baselines.references(chosen, job.framework, job.model, job.inputs)
+            given = baselines.stacked(self.baseline)
+            return baselines.references(given, job.framework, job.model, job.inputs)
         places = all(len(a.shape) > 2 for a in job.inputs.arrays.values())
         chosen: Any = ["zero", "mean", "blur"] if places else 0
         found, notes = baselines.references(chosen, job.framework, job.model, job.inputs)

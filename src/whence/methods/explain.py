@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import checks, frameworks, targets
 from ..errors import WhenceError
+from ..perturb.seeds import Seeds
 from ..result import Explanation, Explanations
 from .base import Found, Job, Method, doors
 from .catalogue import make
@@ -24,6 +25,7 @@ def explain(
     at: str | None = None,
     classes: Sequence[str] | None = None,
     ledger: bool = True,
+    sample_ids: Sequence[int | str] | None = None,
     **options: Any,
 ) -> Any:
     """Explain what a model answers at ``x``.
@@ -38,6 +40,9 @@ def explain(
         the model's outputs that returns one number a sample.
     at: a layer, to get the attribution there instead of at the input.
     ledger: keep the books of relevance walks (costs a few sums an op).
+    sample_ids: a whole number (or a string, such as a file's name) for each sample, which together
+        with a method's ``seed`` names its random draws: a sample gets the same ones in any batch.
+        By default 0, 1, 2...
     options: the method's own options, by name.
 
     Returns an ``Explanation`` whose attribution has x's shape and array type.
@@ -58,7 +63,9 @@ def explain(
     checks.check_inputs(framework, model, inputs)
     goal = targets.make(target, classes)
     arguments = {k: framework.xp.asarray(v) for k, v in goal.arguments(inputs.batch).items()}
-    job = Job(framework, model, inputs, goal, at, arguments, ledger)
+    if sample_ids is not None:
+        sample_ids = Seeds(0, sample_ids, inputs.batch).ids  # looked at, whatever the method
+    job = Job(framework, model, inputs, goal, at, arguments, ledger, sample_ids)
     with framework.passive():
         found = _run(wanted, job)
         packed = [pack(m, f, job, x, classes) for m, f in zip(wanted, found, strict=True)]

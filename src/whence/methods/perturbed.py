@@ -58,7 +58,7 @@ class Perturbed(Method):
             start = time.perf_counter()
             engine = Engine(
                 job, seed=getattr(method, "seed", 0), rows=method.rows,
-                sample_ids=getattr(job, "sample_ids", None),
+                sample_ids=job.sample_ids,
             )  # fmt: skip
             if shared is not None:
                 engine.caller = shared  # f(x), and all that was found out about the model
@@ -81,10 +81,13 @@ def _found(made: Result, engine: Engine, seconds: float) -> Found:
             continue
         numbers = np.broadcast_to(made.attribution[name], tuple(xp.shape(like)))
         arrays[name] = xp.cast(xp.asarray(np.array(numbers), like=like), xp.dtype(like))
-    reference = None if made.reference is None else xp.asarray(made.reference, like=base.array)
+    reference, extras = None, made.extras
+    if made.reference is not None:
+        reference = xp.asarray(made.reference, like=base.array)
+        extras = {"reference_output": made.reference, **extras}
     return Found(
         arrays, base.array, base.index, base.outputs, reference=reference, axes=engine.axes,
-        notes=made.notes, extras=made.extras, seconds=seconds,
+        notes=made.notes, extras=extras, seconds=seconds,
     )  # fmt: skip
 
 

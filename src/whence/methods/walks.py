@@ -12,6 +12,7 @@ from ..arrays import Array
 from ..backward import Row, Rule, plan, walk
 from ..errors import OptionError, TargetError
 from ..ops import Op
+from ..perturb.patched import lookups
 from ..rules.ahead import fold_ahead
 from ..rules.flow import proportional
 from ..rules.rectified import DECONVOLUTION, GUIDED
@@ -33,8 +34,9 @@ class Walk:
     choose: Callable[[Tape], Callable[[Node], Rule | None]]
     """The rule of each node of a tape."""
     seed: Any = "one"
-    """"one" starts with the target's weights (gradients), "output" with weights x output (relevance),
-    "contrastive" with the weights less their mean over the other classes, or with an array."""
+    """"one" starts with the target's weights (gradients), "output" with weights x output
+    (relevance), "contrastive" with the weights less their mean over the other classes; or an array
+    to start with."""
     ways_out: str = ""
     keep: tuple[str, ...] = ()
     """Layers whose relevance is wanted besides."""
@@ -109,8 +111,8 @@ def _started(
         if found == shape[:1]:
             return weights * xp.reshape(xp.cast(seed, xp.dtype(y)), (-1,) + (1,) * (len(shape) - 1))
         raise OptionError(
-            f"the seed has shape {found}; give one number a sample, {shape[:1]}, or the shape of what "
-            f"is explained, {shape}"
+            f"the seed has shape {found}; give one number a sample, {shape[:1]}, or the shape of "
+            f"what is explained, {shape}"
         )
     if spec.seed == "contrastive":
         shape = tuple(xp.shape(y))
@@ -212,16 +214,7 @@ def _places(tape: Tape, at: str | None) -> tuple[list[Value], dict[str, Value]]:
         value = tape.at(at)
         return [value], {"at": value}
     names = {k: v for k, v in tape.inputs.items() if v.tracked}
-    whole = [k for k, v in tape.inputs.items() if not v.tracked]
-    embedded = [n for n in tape.nodes if n.kind is Op.EMBEDDING]
-    for number, node in enumerate(embedded):
-        # One embedding of one whole-number input stands for that input.
-        name = (
-            whole[0]
-            if len(embedded) == 1 and len(whole) == 1
-            else (node.layer or f"embedding{number}")
-        )
-        names[name] = node.out[0]
+    names |= {name: node.out[0] for name, node in lookups(tape).items()}
     return list(names.values()), names
 
 
@@ -244,6 +237,10 @@ def _axes(tape: Tape, at: str | None, names: Mapping[str, Value]) -> tuple[str, 
     return ("batch", "feature") if rank == 2 else None
 
 
+def _by_kind(table: Table) -> Callable[[Tape], Callable[[Node], Rule | None]]:
+    return lambda tape: lambda node: table.get(node.kind)
+
+
 @dataclass(frozen=True, repr=False)
 class _Rectified(Method):
     """The gradient walk with another rule at rectifiers."""
@@ -252,7 +249,7 @@ class _Rectified(Method):
 
     @classmethod
     def run(cls, methods: Sequence[_Rectified], job: Job) -> list[Found]:
-        walks = [Walk(lambda tape, m=m: lambda node: m.table.get(node.kind)) for m in methods]
+        walks = [Walk(_by_kind(m.table)) for m in methods]
         names = tuple(m.name for m in methods)
         found = run_walks(walks, job, keep_books=False, in_units=False, key=names)
         for method, one in zip(methods, found, strict=True):

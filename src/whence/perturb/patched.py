@@ -18,11 +18,11 @@ from ..arrays import Array, Functions
 from ..errors import TargetError
 from ..frameworks.base import Inputs
 from ..ops import Op
-from ..tape import Tape, Value
+from ..tape import Node, Tape, Value
 from ..targets import Neuron, Target
 from .explained import Explained
 
-__all__ = ["Patch", "patch"]
+__all__ = ["Patch", "lookups", "patch"]
 
 
 @dataclass(frozen=True)
@@ -168,17 +168,9 @@ def _look(job: Explained, inputs: Inputs) -> dict[str, Any]:
             values = {"at": tape.at(job.at)}
             numbers: dict[str, Any] = {"at": job.at}
         else:
-            embedded = [n for n in tape.nodes if n.kind is Op.EMBEDDING]
-            values, numbers = {}, {}
-            whole = [k for k, v in tape.inputs.items() if not v.tracked]
-            layers = [n.layer or "embedding" for n in embedded]
-            for number, node in enumerate(embedded):
-                name = layers[number]
-                if len(embedded) == 1 and len(whole) == 1:
-                    name = whole[0]
-                elif layers.count(name) > 1:  # one table, looked up several times
-                    name += f"#{layers[: number + 1].count(name)}"
-                values[name], numbers[name] = node.out[0], number
+            found = lookups(tape)
+            values = {name: node.out[0] for name, node in found.items()}
+            numbers = {name: number for number, name in enumerate(found)}
         return {
             "places": {k: v.array for k, v in values.items()},
             "numbers": numbers,
@@ -189,6 +181,23 @@ def _look(job: Explained, inputs: Inputs) -> dict[str, Any]:
         job.model, inputs, program, key=("places", job.at), lean=True,
         keep=[job.at] if job.at else (),
     )  # fmt: skip
+
+
+def lookups(tape: Tape) -> dict[str, Node]:
+    """The embeddings of a tape by name, in order.
+
+    The only one of the only whole-number input stands for that input and bears its name; others
+    have their layer's. A table that is looked up several times has "table#1", "table#2"...
+    """
+    embedded = [n for n in tape.nodes if n.kind is Op.EMBEDDING]
+    whole = [k for k, v in tape.inputs.items() if not v.tracked]
+    if len(embedded) == 1 and len(whole) == 1:
+        return {whole[0]: embedded[0]}
+    layers = [n.layer or "embedding" for n in embedded]
+    return {
+        name + (f"#{layers[: k + 1].count(name)}" if layers.count(name) > 1 else ""): node
+        for k, (name, node) in enumerate(zip(layers, embedded, strict=True))
+    }
 
 
 def _axes(tape: Tape, at: str | None, values: Mapping[str, Value]) -> tuple[str, ...] | None:

@@ -19,7 +19,7 @@ from .chunks import Chunk
 from .engine import Engine, Plan
 from .quadrature import quadrature
 
-__all__ = ["Integral", "Path", "Straight", "idgi", "integrate", "refined", "step_sums"]
+__all__ = ["Integral", "Path", "Straight", "idgi", "integrate", "refined", "rounding", "step_sums"]
 
 Arrays = dict[str, Array]
 
@@ -190,27 +190,44 @@ def refined(
     tolerance: float | None,
     xp: Any,
     most: int = MOST_STEPS,
+    floor: np.ndarray | float = 0.0,
 ) -> Integral:
     """Compute with so many steps; double them for those samples, and only those, above a gap.
 
     compute: (steps, samples (k,)) -> {place: (k, ...)}. change: f(x) - f(x0), (batch,).
     tolerance: largest gap, |sum - change| / |change|; None computes once.
+    floor: |sum - change| that is the scores' own rounding, (batch,), which no step takes away.
     """
     batch = len(change)
+    floor = np.broadcast_to(floor, (batch,))
     found = compute(steps, np.arange(batch))
     taken = np.full(batch, steps)
     if tolerance is None:
         return Integral(found, taken)
     if not 0 < tolerance < float("inf"):
         raise OptionError(f"tolerance is a number above 0, or None; got {tolerance!r}")
-    left = np.flatnonzero(gaps(xp, found, change) > tolerance)
+    left = np.flatnonzero(_above(xp, found, change, tolerance, floor))
     while len(left) and steps * 2 <= most:
         steps *= 2
         better = compute(steps, left)
         found = {k: _replaced(xp, a, better[k], left) for k, a in found.items() if k in better}
         taken[left] = steps
-        left = left[gaps(xp, better, change[left]) > tolerance]
+        left = left[_above(xp, better, change[left], tolerance, floor[left])]
     return Integral(found, taken)
+
+
+def rounding(dtype: str) -> float:
+    """The relative size of a number's last place."""
+    bits = {"float16": 10, "bfloat16": 7, "float32": 23}.get(dtype, 52)
+    return float(2.0**-bits)
+
+
+def _above(
+    xp: Any, found: Arrays, change: np.ndarray, tolerance: float, floor: np.ndarray
+) -> np.ndarray:
+    """Which samples have a gap that more steps could close."""
+    gap = gaps(xp, found, change)
+    return (gap > tolerance) & ~(gap * np.abs(change) <= floor)
 
 
 def gaps(xp: Any, attribution: Arrays, change: np.ndarray) -> np.ndarray:

@@ -45,12 +45,14 @@ def resolved(
         notes = list(dict.fromkeys(note for _, said in several for note in said))
         return [one for found, _ in several for one in found], notes
     job, read = engine.job, engine.caller.patch.read
-    if read is None or not _is_input(engine, baseline, own):
-        places = Inputs(engine.places, job.inputs.call, job.inputs.restore)
-        found, notes = references(baseline, job.framework, job.model, places)
-        return [{k: one[k] for k in engine.places} for one in found], notes
-    found, notes = references(baseline, job.framework, job.model, job.inputs)
-    return [read(job.inputs.replaced(one)) for one in found], notes
+    inputs = job.inputs
+    as_input = read is None or _is_input(engine, baseline, own)
+    if not as_input:
+        inputs = Inputs(engine.places, inputs.call, inputs.restore)
+    found, notes = references(baseline, job.framework, job.model, inputs)
+    if read is not None and as_input:
+        found = [read(inputs.replaced(one)) for one in found]
+    return [{k: one[k] for k in engine.places} for one in found], notes
 
 
 def _is_set(given: list[Any]) -> bool:

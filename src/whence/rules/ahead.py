@@ -164,8 +164,8 @@ class _Pair(Mapping[str, Any]):
     def _bias(self) -> Array:
         """What the pair gives for zeros: (1, *out), other at the borders than inside."""
         xp: Any = self._first.xp
-        nothing = xp.zeros_like(self._first.inputs[0])[:1]
-        return self._second.call(self._first.call(nothing))
+        nothing = xp.zeros_like(self._first.inputs[0])  # a whole batch: its length may be fixed
+        return self._second.call(self._first.call(nothing))[:1]
 
 
 def _size(xp: Any, array: Array) -> int:

@@ -44,20 +44,26 @@ def product(node: Node, relevance: Array) -> Split:
 
     R_A = A * (R / (2 s(O)) B^T), R_B = B * (A^T R / (2 s(O))) [achtibat2024, Prop. 3.3].
     """
-    z = node.output
+    z, offset = node.output, node.offset
+    if offset is not None:  # a mask of -inf may be added in the same call (baddbmm)
+        z, offset = _finite(node, z), _finite(node, node.xp.asarray(offset, like=z))
     shares = shares_of(node, relevance, z)
     pulled = node.pull(shares * 0.5)
     parts = tuple(x * p for x, p in zip(node.inputs, pulled, strict=True))
-    offset = node.offset
 
     def absorbed(total: Total) -> Mapping[str, Array]:
         books = {"epsilon": total(relevance) - total(shares, z)}
         if offset is not None:
-            xp: Any = node.xp
-            books["bias"] = total(shares, xp.asarray(offset, like=shares))
+            books["bias"] = total(shares, offset)
         return books
 
     return Split(parts, absorbed)
+
+
+def _finite(node: Node, array: Array) -> Array:
+    """An array with 0 for what is infinite: the softmax after it hands those places nothing."""
+    xp: Any = node.xp
+    return xp.where(xp.isfinite(array), array, xp.zeros_like(array))
 
 
 def softmax(node: Node, relevance: Array) -> Split:
@@ -70,7 +76,7 @@ def softmax(node: Node, relevance: Array) -> Split:
     (x,) = node.inputs
     z = node.output
     axis = node.attrs["axis"]
-    x = xp.where(xp.isfinite(x), x, xp.zeros_like(x))
+    x = _finite(node, x)
     if node.attrs.get("log"):
         s, weight = xp.exp(z), shares_of(node, relevance, z)
     else:

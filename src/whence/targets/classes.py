@@ -186,9 +186,9 @@ def _in_range(index: Sequence[int], shape: Sequence[int]) -> None:
 def _needs_classes(shape: Sequence[int], what: str) -> None:
     if len(shape) == 3:
         raise TargetError(
-            f"{what} was asked for, but the model's output has shape {tuple(shape)}: (batch, tokens, "
-            "vocabulary) of a language model? Then target=whence.token() is the likeliest next "
-            "token, whence.token(5, position=2) a chosen one, whence.token(5, against=7) a "
+            f"{what} was asked for, but the model's output has shape {tuple(shape)}: (batch, "
+            "tokens, vocabulary) of a language model? Then target=whence.token() is the likeliest "
+            "next token, whence.token(5, position=2) a chosen one, whence.token(5, against=7) a "
             "difference; else give a function of the outputs that returns one number a sample"
         )
     if len(shape) not in (1, 2):

@@ -41,9 +41,10 @@ class Token(Target):
         """Raise TargetError where the output has no such token or position."""
         if len(shape) != 3:
             raise TargetError(
-                f"{self.describe()} was asked for, but the model's output has shape {tuple(shape)}, "
-                "not (batch, tokens, vocabulary). Of (batch, classes) give the class number; of "
-                "several outputs name the one with the logits: whence.token(..., output=name)"
+                f"{self.describe()} was asked for, but the model's output has shape "
+                f"{tuple(shape)}, not (batch, tokens, vocabulary). Of (batch, classes) give the "
+                "class number; of several outputs name the one with the logits: "
+                "whence.token(..., output=name)"
             )
         _, tokens, vocabulary = shape
         for number in (*self.index, *self.against):

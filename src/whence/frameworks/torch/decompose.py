@@ -93,6 +93,37 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return signal * torch.sigmoid(gate)
 
 
+def var(input: Tensor, *args: Any, **options: Any) -> Tensor:
+    """The mean square distance from the mean, over n - correction."""
+    return var_mean(input, *args, **options)[0]
+
+
+def var_mean(
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+    axis: Any = None,
+) -> tuple[Tensor, Tensor]:
+    if isinstance(dim, bool):  # var(unbiased)
+        dim, unbiased = None, dim
+    dim = axis if dim is None else dim
+    dims = tuple(range(input.dim())) if dim is None or dim == () else dim
+    dims = (dims,) if isinstance(dims, int) else tuple(dims)
+    correction = 1.0 if correction is None else correction
+    correction = float(unbiased) if unbiased is not None else correction
+    mean = input.mean(dims, keepdim=True)
+    found = (input - mean).square().mean(dims, keepdim=True)
+    if correction:
+        count = math.prod(input.shape[d] for d in dims)
+        found = found * (count / (count - correction) if count > correction else math.nan)
+    if not keepdim:
+        found, mean = found.squeeze(dims), mean.squeeze(dims)
+    return found, mean
+
+
 def softmin(input: Tensor, dim: int) -> Tensor:
     return torch.softmax(-input, dim)
 
@@ -170,6 +201,8 @@ _WRITTEN_OUT: dict[str, Callable[..., Any]] = {
     "addcmul": addcmul,
     "addcdiv": addcdiv,
     "lerp": lerp,
+    "var": var,
+    "var_mean": var_mean,
     "glu": glu,
     "dropout": dropout,
     **RECURRENT,

@@ -1,4 +1,4 @@
-"""Functions that a model spells out, seen for what they are: normalisations and gated units.
+"""Functions that a model spells out, seen for what they are: norms, softmax, gated units.
 
 ``x * rsqrt(mean(x^2) + eps) * weight`` is an RMS-norm, ``x * sigmoid(x)`` an activation. As the
 operations they consist of, rules would share relevance between the factors of products that are
@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 
 def recognised(tape: Tape, keep: Sequence[Value] = ()) -> Tape:
-    """The same tape with every pattern replaced by one NORM or ACTIVATION.
+    """The same tape with every pattern replaced by one NORM, SOFTMAX or ACTIVATION.
 
     keep: values that must stay. Output and gradient stay exactly what they were.
     """
@@ -45,12 +45,13 @@ def recognised(tape: Tape, keep: Sequence[Value] = ()) -> Tape:
     uses = Uses(tape.nodes, protected | {id(v) for v in keep})
     gone: set[int] = set()
     for node in tape.nodes:
-        found = norm(node) or gated(node)
+        found = norm(node) or softmax(node) or gated(node)
         if found is None:
             continue
         inside = between(found.leaf, node)
         names = {id(n) for n in inside}
-        if not all(uses.only_within(n.out[0], names) for n in inside if n is not node):
+        inner = [n for n in inside if n is not node]
+        if not all(len(n.out) == 1 and uses.only_within(n.out[0], names) for n in inner):
             continue
         gone |= names - {id(node)}
         uses.replaced(found.leaf, names, node)
@@ -78,7 +79,9 @@ def _become(node: Node, found: Found, inside: list[Node], params: dict[str, Any]
     node.attrs, node.params = dict(found.attrs), params
     node.parts = tuple(n for n in inside if n is not node)
     node._pull, node._free = region.pull, free
-    node._call = _norm_call(region, found.attrs, params) if found.kind is Op.NORM else region.call
+    node._call = region.call
+    if found.kind is Op.NORM:
+        node._call = _norm_call(region, found.attrs, params)
 
 
 def _joined(node: Node, before: Node, uses: Uses) -> set[int]:
@@ -94,8 +97,8 @@ def _joined(node: Node, before: Node, uses: Uses) -> set[int]:
     else:
         role = next(iter(node.params), "")
         # An RMS-norm's rule hands everything on, so a shift keeps its own node and its books.
-        free = role == "scale" and not params or role == "shift" and "shift" not in params
-        if len(node.params) != 1 or not free or (role == "shift" and not before.attrs["centre"]):
+        free = not params if role == "scale" else before.attrs["centre"] and role not in params
+        if len(node.params) != 1 or not free:
             return set()
         params[role] = _constant(node.params[role])
     found = Found(before.into[0], before.kind, before.op, dict(before.attrs))
@@ -217,8 +220,13 @@ def _squared(value: Value) -> Value | None:
 
 def _mean(value: Value) -> tuple[Value, tuple[int, ...]] | None:
     """A value that is a mean with its axes kept: of what, over which axes."""
+    return _over(value, Op.AVGPOOL, ("mean",))
+
+
+def _over(value: Value, kind: Op, ops: tuple[str, ...]) -> tuple[Value, tuple[int, ...]] | None:
+    """A value that is taken over some axes, which it keeps: of what, over which."""
     node = value.node
-    if node.kind is not Op.AVGPOOL or node.op != "mean" or len(node.into) != 1:
+    if node.kind is not kind or node.op not in ops or len(node.into) != 1:
         return None
     before, after = node.into[0].shape, value.shape
     if len(before) != len(after):
@@ -234,6 +242,37 @@ def _centred(value: Value, axes: tuple[int, ...]) -> Value | None:
         return None
     mean = _mean(node.into[1])
     return node.into[0] if mean is not None and mean == (node.into[0], axes) else None
+
+
+# ---- softmax
+
+
+def softmax(node: Node) -> Found | None:
+    """``exp(x - max x) / sum(exp(x - max x))`` along one axis, with the maximum or without."""
+    if node.kind is not Op.MUL or not node.attrs.get("divide"):
+        return None
+    top, bottom = node.into
+    total = _over(bottom, Op.AVGPOOL, ("sum",))
+    if total is None or total[0] is not top or len(total[1]) != 1:
+        return None
+    if top.node.kind is not Op.ACTIVATION or top.node.op != "exp":
+        return None
+    x = _unshifted(top.node.into[0], total[1])
+    return Found(x, Op.SOFTMAX, "softmax", {"axis": total[1][0], "log": False})
+
+
+def _unshifted(value: Value, axes: tuple[int, ...]) -> Value:
+    """A value before its maximum along the axes was taken off, if that is what happened last."""
+    node = value.node
+    if node.kind is Op.ADD and tuple(node.attrs.get("signs", ())) == (1, -1):
+        x, largest = node.into
+        return x if _over(largest, Op.MAXPOOL, ("max", "amax")) == (x, axes) else value
+    if node.kind is Op.AFFINE and node.into and set(node.params) == {"shift"}:
+        shift, x = node.params["shift"], node.into[0]  # a maximum without a gradient
+        if isinstance(shift, torch.Tensor) and shift.dim() == len(x.shape):
+            largest = x.array.amax(axes, keepdim=True)
+            return x if shift.shape == largest.shape and torch.equal(-shift, largest) else value
+    return value
 
 
 # ---- gated units
