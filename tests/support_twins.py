@@ -31,6 +31,8 @@ def weights() -> dict[str, np.ndarray]:
         found[name] = rng.normal(0, spread, shape)
         outs = shape[1] if name == "up" else shape[0]
         found[name + "_bias"] = rng.normal(0, 0.2, outs)
+    for name in ("head", "out"):  # each class has something that speaks for it
+        found[name] = found[name] + np.eye(*_SHAPES[name])
     for name, size in _NORMS.items():
         found[name] = np.stack([
             rng.uniform(0.5, 1.5, size), rng.normal(0, 0.3, size), rng.normal(0, 0.3, size),

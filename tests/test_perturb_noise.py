@@ -224,7 +224,6 @@ def test_expected_gradients_slope() -> None:
 def test_backgrounds_that_do_not_fit() -> None:
     x = torch.ones(2, 3)
     for background, said in (
-        (None, "compares with a background of real inputs"),
         (np.ones((4, 5)), r"shape \(4, 5\); references of the input's kind are wanted"),
         (np.ones(3), "references of the input's kind"),
         (np.full((2, 3), np.nan), "NaN or infinity"),

@@ -1,4 +1,4 @@
-"""Coloured text: the right colour at the right word, nothing of a text taken for markup or codes."""
+"""Coloured text: the right colour at the right word, nothing taken for markup or codes."""
 
 from __future__ import annotations
 

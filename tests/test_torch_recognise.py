@@ -44,7 +44,7 @@ NORMS = {
                                                        + 1e-5),
         lambda x: F.layer_norm(x, (4,))),
     "layer, by the variance": (
-        lambda x: (x - x.mean(-1, True)) / torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + 1e-5),
+        lambda x: (x - x.mean(-1, True)) / (x.var(-1, False, keepdim=True) + 1e-5).sqrt(),
         lambda x: F.layer_norm(x, (4,))),
 }  # fmt: skip
 

@@ -9,86 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 
 import whence
-from support import import_torchvision
 from support_tape import lively
-from whence.errors import MissingRule, OptionError, TargetError
+from support_transformers import MODELS, SMALL, bert, gpt2, ids, llama, transformers
 
-SIDE = 32
 COMPOSITES = ("auto", "cp-lrp", "epsilon")
-SMALL = {
-    "vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "intermediate_size": 24, "max_position_embeddings": 12, "bos_token_id": 0, "eos_token_id": 0,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def hf():
-    """Hugging Face's models, where they are installed."""
-    import_torchvision()  # transformers imports it, and may need the same helping hand
-    return pytest.importorskip("transformers")
-
-
-def ids(n=2, t=6):
-    return torch.randint(0, 30, (n, t))
-
-
-def picture():
-    return torch.randn(2, 3, SIDE, SIDE)
-
-
-def vit(hf):
-    models = import_torchvision().models
-    return models.VisionTransformer(SIDE, 8, 2, 4, 32, 48, num_classes=5), picture(), 1
-
-
-def swin(hf):
-    models = import_torchvision().models
-    return models.SwinTransformer([4, 4], 12, [2, 2], [2, 4], [2, 2]), picture(), 1
-
-
-def deit(hf):
-    import_torchvision()
-    timm = pytest.importorskip("timm")
-    sizes = {"img_size": SIDE, "depth": 2, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
-    return timm.create_model("deit_tiny_patch16_224", pretrained=False, **sizes), picture(), 1
-
-
-def bert(hf):
-    mask = torch.ones(2, 6, dtype=torch.long)
-    mask[1, 4:] = 0
-    net = hf.BertForSequenceClassification(hf.BertConfig(**SMALL, num_labels=3))
-    return net, {"input_ids": ids(), "attention_mask": mask}, 1
-
-
-def gpt2(hf):
-    sizes = {"vocab_size": 30, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 12}
-    config = hf.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
-    return hf.GPT2LMHeadModel(config), ids(), whence.token(3)
-
-
-def llama(hf):
-    net = hf.LlamaForCausalLM(hf.LlamaConfig(**SMALL, num_key_value_heads=1))
-    return net, ids(), whence.token(3, against=4)
-
-
-def qwen3(hf):
-    net = hf.Qwen3ForCausalLM(hf.Qwen3Config(**SMALL, num_key_value_heads=1, head_dim=8))
-    return net, ids(), whence.token(3)
-
-
-def t5(hf):
-    sizes = {"vocab_size": 30, "d_model": 16, "d_kv": 8, "d_ff": 24}
-    config = hf.T5Config(**sizes, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu")
-    return hf.T5EncoderModel(config), ids(), lambda o: o["last_hidden_state"][:, 0, 3]
-
-
-def clip(hf):
-    sizes = {k: SMALL[k] for k in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
-    config = hf.CLIPVisionConfig(**sizes, intermediate_size=24, image_size=SIDE, patch_size=8)
-    return hf.CLIPVisionModel(config), picture(), lambda o: o["pooler_output"][:, 3]
-
-
-MODELS = {f.__name__: f for f in (vit, swin, deit, bert, gpt2, llama, qwen3, t5, clip)}
+    return transformers()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -330,78 +259,3 @@ def test_keras_multi_head_attention():
     tokens = e.tokens({f"w{i}": i for i in range(20)}, sample=1)
     assert tokens.text == tuple(f"w{i}" for i in x[1])
     np.testing.assert_allclose(tokens.score.sum(), e.ledger.total[1], rtol=1e-5)
-
-
-# ---- bad input
-
-
-def test_token_ids_that_the_model_has_not_got(hf):
-    net, x, target = llama(hf)
-    x[1, 3] = 30
-    text = (
-        r"the input holds the token id 30 at \(1, 3\); the model's embedding "
-        r"\(model.embed_tokens\) has a vocabulary of 30, ids 0 to 29"
-    )
-    for method in ("lrp", "gradient"):
-        with pytest.raises(whence.errors.InputError, match=text):
-            whence.explain(net, x, method, target=target)
-    named = {"input_ids": x, "use_cache": False}
-    with pytest.raises(whence.errors.InputError, match="input 'input_ids' holds the token id 30"):
-        whence.explain(net, named, target=target)
-    x[1, 3] = -1
-    with pytest.raises(whence.errors.InputError, match="holds the token id -1"):
-        whence.explain(net, x, target=target)
-
-
-def test_ids_that_the_model_takes_after_all():
-    """The first embedding need not be the one that the input goes to: what runs is right."""
-
-    class Typed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.kinds, self.table = nn.Embedding(5, 4), nn.Embedding(20, 4)
-            self.head = nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.head((self.table(x) + self.kinds.weight[0]).mean(1))
-
-    assert whence.explain(Typed(), torch.tensor([[3, 17]]), "lrp").attribution.shape == (1, 2, 4)
-
-
-def test_a_seed_of_the_wrong_shape(hf):
-    net, x, target = gpt2(hf)
-    text = r"the seed has shape \(3,\); give one number a sample, \(2,\)"
-    with pytest.raises(OptionError, match=text):
-        whence.explain(net, x, whence.LRP(seed=np.ones(3, np.float32)), target=target)
-    e = whence.explain(net, x, whence.LRP(seed=np.array([1.0, 2.0], np.float32)), target=target)
-    np.testing.assert_allclose(e.ledger.seed, [1, 2], rtol=1e-6)
-
-
-class Cubed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    def backward(ctx, grad):
-        return 3 * ctx.saved_tensors[0] ** 2 * grad
-
-
-def test_relevance_through_an_opaque_op():
-    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    net[0].register_forward_hook(lambda module, given, out: Cubed.apply(out))
-    x = torch.randn(2, 3)
-    with pytest.raises(MissingRule, match=r'no rule for opaque\..*unknown="gradient"'):
-        whence.explain(net, x, "lrp", target=0)
-    e = whence.explain(net, x, whence.LRP(unknown="gradient"), target=0)
-    assert any("unknown=" in note for note in e.notes)
-    assert (e.ledger.balance <= 1e-5).all()
-
-
-def test_no_target_on_logits_of_every_position(hf):
-    net, x, _ = gpt2(hf)
-    text = r"shape \(2, 6, 30\).*whence\.token\(\).*whence\.token\(5, against=7\)"
-    for target in (None, 3, whence.difference(1, 2)):
-        with pytest.raises(TargetError, match=text):
-            whence.explain(net, x, target=target)

@@ -16,6 +16,7 @@ from whence.data.installed import choose_framework, need
 from whence.errors import FileError
 from whence.methods.catalogue import CATALOGUE
 from whence.methods.explain import explain
+from whence.methods.lrp import LRP
 from whence.render import draw_grid, draw_ledger, image_bytes
 from whence.render.words import percentage
 from whence.result import Explanation
@@ -33,6 +34,7 @@ Step = Callable[[int, int, str], None]
 _SHOWN = (3, 0, 5)  # of these classes the surest digit each: their shape survives 8 x 8 pixels
 _WRONG = 3
 _PUZZLE = 4  # of these, the mistake for which the two classes are compared: a 6 read as 8
+_COMPOSITES = ("epsilon", "epsilon-plus-flat", "epsilon-alpha2-beta1-flat")
 _COLUMNS = 12  # methods beside each other in one picture
 _STEPS_AFTER = 3  # the difference, the pictures, the files
 
@@ -126,16 +128,16 @@ def run(
     chosen = choose_framework(framework, "whence demo")
     need("sklearn", "whence demo", '"whence[demo]"')
     path = check_folder(out)
-    methods = [row for row in CATALOGUE.values() if chosen in row.frameworks]
+    methods = _methods(chosen)
     total = len(methods) + _STEPS_AFTER
     tell = step or (lambda done, total, doing: None)
     tell(0, total, "loading")
     model = digits_model(chosen)
     samples, labels, x = _choose(model, chosen)
     found = {}
-    for done, row in enumerate(methods):
-        tell(done, total, row.name)
-        found[row.name] = explain(model, x, row.name, classes=CLASSES)
+    for done, (name, method) in enumerate(methods.items()):
+        tell(done, total, name)
+        found[name] = explain(model, x, method, classes=CLASSES)
     tell(len(methods), total, "why-wrong")
     versus = _versus(model, x[_PUZZLE][None], int(_answers(found)[_PUZZLE]), int(labels[_PUZZLE]))
     tell(len(methods) + 1, total, "drawing")
@@ -144,6 +146,19 @@ def run(
     files = _write(path, contents, {**found, "why-wrong": versus[2]})
     tell(total, total, "")
     return Demonstration(chosen, samples, labels, found, versus, files)
+
+
+def _methods(framework: str) -> dict[str, Any]:
+    """Every method of the catalogue by its defaults; LRP by the composites that people compare."""
+    found: dict[str, Any] = {}
+    for row in CATALOGUE.values():
+        if framework not in row.frameworks:
+            continue
+        if row.name == "lrp":
+            found |= {f"lrp-{name}": LRP(name) for name in _COMPOSITES}
+        else:
+            found[row.name] = row.name
+    return found
 
 
 def _choose(model: Any, framework: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -192,7 +207,7 @@ def _pictures(
     puzzle = _why_wrong(versus, paper[_PUZZLE][None], int(labels[_PUZZLE]))
     drawn["why-wrong.png"] = image_bytes(puzzle)
     # The first digit, read rightly: the ordinary case.
-    drawn["ledger.png"] = image_bytes(draw_ledger(found["lrp"], sample=0))
+    drawn["ledger.png"] = image_bytes(draw_ledger(found["lrp-epsilon"], sample=0))
     return drawn
 
 

@@ -46,7 +46,8 @@ class Seeds:
 
 
 def _key(seed: int, sample_id: Any) -> np.ndarray:
-    if isinstance(sample_id, (int, np.integer)) and sample_id >= 0:
+    whole = isinstance(sample_id, (int, np.integer)) and not isinstance(sample_id, bool)
+    if whole and sample_id >= 0:
         words = [0, int(sample_id)]
     elif isinstance(sample_id, str):
         digest = hashlib.blake2b(sample_id.encode(), digest_size=8).digest()

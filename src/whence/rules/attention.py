@@ -46,7 +46,8 @@ def product(node: Node, relevance: Array) -> Split:
     """
     z, offset = node.output, node.offset
     if offset is not None:  # a mask of -inf may be added in the same call (baddbmm)
-        z, offset = _finite(node, z), _finite(node, node.xp.asarray(offset, like=z))
+        xp: Any = node.xp
+        z, offset = _finite(node, z), _finite(node, xp.asarray(offset, like=z))
     shares = shares_of(node, relevance, z)
     pulled = node.pull(shares * 0.5)
     parts = tuple(x * p for x, p in zip(node.inputs, pulled, strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from ..errors import OptionError
@@ -66,13 +67,22 @@ def nonnegative(value: Value, depth: int = 12) -> bool:
         return False
     if node.kind is Op.ADD and any(s < 0 for s in node.attrs.get("signs", ())):
         return False
-    if node.kind is Op.SHAPE and node.attrs.get("move") in ("other", "same", None):
-        return False  # may fill in a constant of either sign
+    if node.kind is Op.SHAPE and _fills_in(node):
+        return False
     if node.kind is Op.AVGPOOL and "cubic" in str(node.attrs.get("mode", node.op)):
         return False  # weights of either sign
     if node.kind in (*_KEEPS_SIGN, Op.AVGPOOL, Op.ADD):
         return all(nonnegative(v, depth - 1) for v in node.into)
     return False
+
+
+def _fills_in(node: Node) -> bool:
+    """Whether a move of data may put in a constant of either sign: padding, a joined class token."""
+    move = node.attrs.get("move")
+    if isinstance(move, tuple) and move[0] in ("concat", "stack"):
+        out = node.out[0].shape
+        return sum(prod(v.shape) for v in node.into) != prod(out)
+    return not (move in ("reshape", "view") or isinstance(move, tuple))
 
 
 @dataclass(frozen=True)
@@ -124,8 +134,14 @@ def weights_of(node: Node) -> tuple[Array, Array | None]:
 def spread_evenly(node: Node, amount: Array) -> Array:
     """An amount at each output, spread in equal shares over the operand's elements that it sees."""
     xp: Any = node.xp
+    x = node.inputs[0]
+    here, there = tuple(xp.shape(x)), tuple(xp.shape(amount))
+    if node.kind is Op.DENSE and here[:-1] == there[:-1]:
+        # Every input sees every output. One sum, which rounds less than a product with ones: all
+        # inputs would get the same rounding error.
+        return xp.broadcast_to(xp.sum(amount, axis=-1, keepdims=True) / here[-1], here)
     weight, _ = weights_of(node)
     name = weight_name(node)
     none = {"shift" if name == "scale" else "bias": None}
-    count, pull = node.rerun(xp.ones_like(node.inputs[0]), **{name: xp.ones_like(weight)}, **none)
+    count, pull = node.rerun(xp.ones_like(x), **{name: xp.ones_like(weight)}, **none)
     return pull(amount / xp.maximum(count, 1.0))[0]
