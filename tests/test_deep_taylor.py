@@ -37,7 +37,7 @@ def max_network():
 
 
 def test_a_max_network_by_hand():
-    """x = (1, 3): hidden (0, 2, 4), f = 0 + 1 + 2 = 3 = max.
+    """X = (1, 3): hidden (0, 2, 4), f = 0 + 1 + 2 = 3 = max.
 
     The head is z+: R_hidden = (0, 1, 2). The input has no bounds, w^2: each hidden unit gives both
     inputs half. R = (1.5, 1.5). Between 0 and 5 it is z^B: unit 2 (b - a) has xW - lW+ - hW- =
@@ -56,7 +56,7 @@ def test_a_max_network_by_hand():
 
 
 def test_a_max_network_of_four_by_max_pooling():
-    """max of (2, 1, 0, 3) by a pool: all relevance goes to the winner, whatever the first rule."""
+    """Max of (2, 1, 0, 3) by a pool: all relevance goes to the winner, whatever the first rule."""
     net = nn.Sequential(nn.MaxPool1d(4), nn.Flatten(), dense([[2.0]]))
     x = torch.tensor([[[2.0, 1.0, 0.0, 3.0]]], dtype=D)
     e = whence.explain(net, x, "deep-taylor", target=0, low=0, high=4)
@@ -161,16 +161,19 @@ def test_raised_is_a_rule():
 
 
 DOMAINS = {
-    "rectified": (lambda x, l: l(F.relu(x)), ZPlus("ignore")),
+    "rectified": (lambda x, f: f(F.relu(x)), ZPlus("ignore")),
     "pooled": (
-        lambda x, l: l(F.max_pool1d(F.relu(x).reshape(-1, 1, 4), 1).flatten(1)), ZPlus("ignore")),
-    "joined": (
-        lambda x, l: l(torch.cat([F.relu(x[:, :2]), F.relu(x[:, 2:])], 1)), ZPlus("ignore")),
+        lambda x, f: f(F.max_pool1d(F.relu(x).reshape(-1, 1, 4), 1).flatten(1)),
+        ZPlus("ignore"),
+    ),
+    "joined": (lambda x, f: f(torch.cat([F.relu(x[:, :2]), F.relu(x[:, 2:])], 1)), ZPlus("ignore")),
     "joined by a constant": (
-        lambda x, l: l(torch.cat([F.relu(x[:, :2]), -torch.ones(2, 2)], 1)), WSquare()),
-    "the input": (lambda x, l: l(x), Box(0, 1)),
-    "the input, moved": (lambda x, l: l(x.reshape(-1, 2, 2).flatten(1)), Box(0, 1)),
-    "any number": (lambda x, l: l(l(x)), WSquare()),
+        lambda x, f: f(torch.cat([F.relu(x[:, :2]), -torch.ones(2, 2)], 1)),
+        WSquare(),
+    ),
+    "the input": (lambda x, f: f(x), Box(0, 1)),
+    "the input, moved": (lambda x, f: f(x.reshape(-1, 2, 2).flatten(1)), Box(0, 1)),
+    "any number": (lambda x, f: f(f(x)), WSquare()),
 }
 
 
@@ -214,14 +217,14 @@ def test_in_keras_the_op_is_named_too():
     net = keras.Sequential(
         [layers.Input((3,)), layers.Dense(2, "sigmoid", name="hidden"), layers.Dense(2)]
     )
-    with pytest.raises(OptionError, match="this one has activation.Sigmoid at layer hidden"):
+    with pytest.raises(OptionError, match=r"this one has activation\.Sigmoid at layer hidden"):
         whence.explain(net, np.ones((1, 3), "f"), "deep-taylor")
 
 
 def test_only_what_lies_between_counts():
     """A softmax behind what is explained is not walked through."""
-    net = nn.Sequential(dense([[1.0, 2.0], [0.5, -1.0]]), nn.ReLU(), dense([[1.0, 1.0], [2.0, 0.0]]),
-                        nn.Softmax(1))  # fmt: skip
+    first, second = dense([[1.0, 2.0], [0.5, -1.0]]), dense([[1.0, 1.0], [2.0, 0.0]])
+    net = nn.Sequential(first, nn.ReLU(), second, nn.Softmax(1))
     x = torch.ones(1, 2, dtype=D)
     with pytest.raises(OptionError, match=r"softmax\.softmax"):
         whence.explain(net, x, "deep-taylor")
@@ -282,5 +285,5 @@ def test_bounds_of_images_that_were_read(tmp_path):
     e = whence.explain(net, images.x, "deep-taylor", low=low, high=high, target=0)
     assert (e.gap < 1e-4).all()
     assert e.to_numpy().min() >= 0
-    with pytest.raises(OptionError, match="bound has shape .* does not fit the operand"):
+    with pytest.raises(OptionError, match=r"bound has shape .* does not fit the operand"):
         whence.explain(net, images.x, "deep-taylor", low=low[:2], high=high[:2])

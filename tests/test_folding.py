@@ -171,6 +171,27 @@ def test_ahead_of_several_and_never_when_asked_for():
     assert next(r.op for r in whence.plan(net, x, at="norm")) == "conv2d"
 
 
+def test_ahead_of_several_in_tensorflow(rng):
+    """What one reader is done with, the other still pulls through."""
+    keras = pytest.importorskip("keras")
+    layers = keras.layers
+    entry = layers.Input((4, 4, 3))
+    norm = layers.BatchNormalization()(entry)
+    both = [layers.Conv2D(4, n, padding="same")(norm) for n in (3, 1)]
+    last = layers.Flatten()(layers.ReLU()(layers.Add()(both)))
+    net = keras.Model(entry, layers.Dense(3, name="head")(last))
+    for weight in net.weights:
+        low, high = (0.5, 1.5) if "variance" in weight.name else (-1, 1)
+        weight.assign(rng.uniform(low, high, weight.shape))
+    x = rng.normal(size=(2, 4, 4, 3)).astype("f")
+    ops = [row.op for row in whence.plan(net, x)]
+    assert sum(op.startswith("Mul+AddV2+Conv2D") for op in ops) == 2, ops
+    e = whence.explain(net, x, "lrp", target=1, composite="gamma")
+    assert (e.ledger.balance < 1e-5).all()
+    every = whence.explain(net, x, "lrp", target=1, composite="epsilon", keep=["head"])
+    assert np.isfinite(every.to_numpy()).all()
+
+
 class Shortcut(nn.Module):
     """A block whose shortcut is a convolution and batch-norm without a rectifier."""
 

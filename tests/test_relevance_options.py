@@ -111,7 +111,7 @@ def test_wrong_seeds():
         with pytest.raises(OptionError, match=re.escape(text)):
             whence.explain(net.model, x, "lrp", seed=seed, **options)
 
-    text = ("give one number a sample, (3,), or the shape of what is explained, (3, 3)")
+    text = "give one number a sample, (3,), or the shape of what is explained, (3, 3)"
     refused("the seed has shape (2,); " + text, np.ones(2, "f"))
     refused("the seed has shape (3, 2); " + text, np.ones((3, 2), "f"))
     refused("the seed has shape (); " + text, 2.0)

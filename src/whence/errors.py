@@ -78,7 +78,7 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names most like ``name``, best first; empty where none comes close."""
     names = list(dict.fromkeys(str(k) for k in known))
     folded = {n.casefold(): n for n in names}
-    close = difflib.get_close_matches(name.casefold(), list(folded), n=count, cutoff=0.5)
+    close = difflib.get_close_matches(name.casefold(), list(folded), n=count, cutoff=0.6)
     return [folded[c] for c in close]
 
 

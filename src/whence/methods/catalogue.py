@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from importlib import import_module
 from typing import Any
 
 from ..errors import OptionError, WhenceError, unknown
-from .averaged import ExpectedGradients, IntegratedGradients
 from .base import Method
-from .coalitional import LIME, ExactShapley, KernelSHAP, ShapleySampling
-from .deeplift import DeepLIFT, DeepSHAP
 from .gradients import Gradient, GradientTimesInput, Saliency, SensitivityAnalysis
 from .lrp import LRP, DeepTaylor
-from .masked import HSIC, RISE, Sobol
-from .perturbed import Occlusion
-from .smoothed import SmoothGrad
 from .taylor import SimpleTaylor
 from .walks import Deconvolution, GuidedBackpropagation
 
@@ -27,7 +22,8 @@ class MethodRow:
     """One method, as ``whence.methods()`` shows it."""
 
     name: str
-    make: type[Method]
+    home: type[Method] | str
+    """The class, or its module and name ("averaged:IntegratedGradients"), imported when wanted."""
     question: str
     needs: str
     promises: str
@@ -38,6 +34,15 @@ class MethodRow:
     unit: str = "gradients"
     """"gradients", each a forward and a backward call, or "forward calls" alone."""
     frameworks: tuple[str, ...] = ("torch", "tensorflow")
+
+    @property
+    def make(self) -> type[Method]:
+        """The method's class."""
+        if isinstance(self.home, str):
+            module, _, name = self.home.partition(":")
+            found: type[Method] = getattr(import_module(f".{module}", __package__), name)
+            return found
+        return self.home
 
     @property
     def price(self) -> str:
@@ -155,7 +160,7 @@ CATALOGUE: dict[str, MethodRow] = {
         ),
         MethodRow(
             "deeplift",
-            DeepLIFT,
+            "deeplift:DeepLIFT",
             "what makes the answer differ from a reference's?",
             "a rule for every op",
             "adds up to f(x) - f(reference)",
@@ -164,7 +169,7 @@ CATALOGUE: dict[str, MethodRow] = {
         ),
         MethodRow(
             "deepshap",
-            DeepSHAP,
+            "deeplift:DeepSHAP",
             "the same, against a set of references?",
             "a rule for every op",
             "adds up to f(x) - mean f(set)",
@@ -173,7 +178,7 @@ CATALOGUE: dict[str, MethodRow] = {
         ),
         MethodRow(
             "integrated-gradients",
-            IntegratedGradients,
+            "averaged:IntegratedGradients",
             "what makes the answer differ from a baseline's?",
             "a gradient",
             "adds up to f(x) - f(baseline)",
@@ -182,7 +187,7 @@ CATALOGUE: dict[str, MethodRow] = {
         ),
         MethodRow(
             "expected-gradients",
-            ExpectedGradients,
+            "averaged:ExpectedGradients",
             "the same, against a background of inputs?",
             "a gradient",
             "adds up to f(x) - mean f(background) on average",
@@ -191,7 +196,7 @@ CATALOGUE: dict[str, MethodRow] = {
         ),
         MethodRow(
             "smoothgrad",
-            SmoothGrad,
+            "smoothed:SmoothGrad",
             "which change moves the answer, also near x?",
             "what it averages needs",
             "less noise as n^-1/2",
@@ -200,7 +205,7 @@ CATALOGUE: dict[str, MethodRow] = {
         ),
         MethodRow(
             "occlusion",
-            Occlusion,
+            "perturbed:Occlusion",
             "what is each place needed for?",
             "nothing",
             "exactly f(x) - f(x covered), by window",
@@ -210,7 +215,7 @@ CATALOGUE: dict[str, MethodRow] = {
         ),
         MethodRow(
             "rise",
-            RISE,
+            "masked:RISE",
             "how good is the answer with a place visible?",
             "nothing",
             "unbiased, error as n^-1/2",
@@ -220,7 +225,7 @@ CATALOGUE: dict[str, MethodRow] = {
         ),
         MethodRow(
             "sobol",
-            Sobol,
+            "masked:Sobol",
             "which share of the answer's variance is a region's?",
             "SciPy",
             "total Sobol indices, error as n^-1 at best",
@@ -230,7 +235,7 @@ CATALOGUE: dict[str, MethodRow] = {
         ),
         MethodRow(
             "hsic",
-            HSIC,
+            "masked:HSIC",
             "does the answer depend on a region at all?",
             "SciPy",
             "0 where independent",
@@ -240,7 +245,7 @@ CATALOGUE: dict[str, MethodRow] = {
         ),
         MethodRow(
             "lime",
-            LIME,
+            "coalitional:LIME",
             "which regions would a linear model use here?",
             "regions",
             "exact for linear f",
@@ -250,7 +255,7 @@ CATALOGUE: dict[str, MethodRow] = {
         ),
         MethodRow(
             "kernel-shap",
-            KernelSHAP,
+            "coalitional:KernelSHAP",
             "what is each region's fair share?",
             "regions",
             "adds up to f(x) - f(baseline)",
@@ -260,7 +265,7 @@ CATALOGUE: dict[str, MethodRow] = {
         ),
         MethodRow(
             "shapley-sampling",
-            ShapleySampling,
+            "coalitional:ShapleySampling",
             "what is each region's fair share, by random orders?",
             "regions",
             "adds up; error reported",
@@ -270,7 +275,7 @@ CATALOGUE: dict[str, MethodRow] = {
         ),
         MethodRow(
             "exact-shapley",
-            ExactShapley,
+            "coalitional:ExactShapley",
             "what is each region's fair share, exactly?",
             "16 regions at most",
             "adds up; Shapley's axioms",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from ..backward import Rule
 from ..errors import OptionError
 from ..rules.affine import Epsilon
 from ..rules.composite import Composite, auto, chooser, named
+from ..rules.pooling import ProportionalPool
 from ..tape import Node, Tape
 from .base import Found, Job, Method
 from .walks import Walk, run_walks
@@ -67,6 +68,8 @@ class LRP(_Relevance):
         number a sample or of the output's shape.
     unknown: what to do at an op without a rule: None raises MissingRule; "gradient" hands relevance
         on in proportion to input x gradient.
+    pool: what max pooling does: "winner" takes all (the framework's own choice of equals), or
+        "proportional" shares among what a window holds above zero.
     keep: layers whose relevance to keep too, for ``explanation.at(layer)``.
     through: {layer: channels}: relevance passes that layer only in these channels, so that the
         result is the part of the answer that went through them.
@@ -83,6 +86,7 @@ class LRP(_Relevance):
     high: Any = None
     seed: Any = "output"
     unknown: str | None = None
+    pool: str = "winner"
     keep: tuple[str, ...] = ()
     through: Mapping[str, Any] = field(default_factory=dict)
 
@@ -99,6 +103,8 @@ class LRP(_Relevance):
             )
         if self.unknown not in (None, "gradient"):
             raise OptionError(f'unknown is None or "gradient"; got {self.unknown!r}')
+        if self.pool not in ("winner", "proportional"):
+            raise OptionError(f'pool is "winner" or "proportional"; got {self.pool!r}')
         if self.eps is not None:
             Epsilon(self.eps)
         if isinstance(self.keep, str):
@@ -124,7 +130,11 @@ class LRP(_Relevance):
 
     def choose(self, tape: Tape) -> Callable[[Node], Rule | None]:
         """The rule of each node on a tape."""
-        return chooser(tape, self.resolve(tape), self.rules, self.unknown)
+        composite = self.resolve(tape)
+        if self.pool == "proportional":
+            lines: Any = (("maxpool", ProportionalPool()), *composite.lines)
+            composite = replace(composite, lines=lines)
+        return chooser(tape, composite, self.rules, self.unknown)
 
     def walk(self) -> Walk:
         """The walk that does this."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -245,6 +244,8 @@ def _answer(found: Found) -> tuple[np.ndarray | None, np.ndarray | None, bool]:
 
 
 def _versions(framework: Framework) -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import
+
     try:
         own = version("whence")
     except PackageNotFoundError:

@@ -3,8 +3,11 @@
 from .affine import Epsilon as Epsilon
 from .affine import Norm as Norm
 from .composite import Composite as Composite
+from .domain import Domain as Domain
+from .domain import Raised as Raised
 from .flow import Pass as Pass
 from .gradient import GRADIENT as GRADIENT
+from .pooling import ProportionalPool as ProportionalPool
 from .rectified import DECONVOLUTION as DECONVOLUTION
 from .rectified import GUIDED as GUIDED
 from .rooted import Box as Box

@@ -45,6 +45,7 @@ BASE: dict[Op, Rule] = {
 """What every composite does where it says nothing else."""
 
 _WEIGHTED = (Op.DENSE, Op.CONV)
+_KINDS = frozenset(map(str, Op))
 _RECURRENT = ("LSTM", "GRU", "RNN")
 _RECTIFIED_NET = (
     Op.DENSE, Op.CONV, Op.AFFINE, Op.ADD, Op.AVGPOOL, Op.MAXPOOL, Op.SHAPE, Op.INPUT, Op.EMBEDDING,
@@ -266,14 +267,14 @@ def _matches(where: str, node: Node, first: Node | None) -> bool:
         return node is first
     if where == "*":
         return node.kind in (*_WEIGHTED, Op.AFFINE)
-    if where in tuple(Op):
+    if where in _KINDS:
         return node.kind == where
     return bool(node.layer) and (_within(node.layer, where) or fnmatchcase(node.layer, where))
 
 
 def _applies(where: str, rule: Rule, node: Node) -> bool:
     """A layer's pattern means the ops with weights in it, not its activations and moves."""
-    named_kind = where in ("first", "*") or where in tuple(Op)
+    named_kind = where in ("first", "*") or where in _KINDS
     return named_kind or node.kind in _kinds(rule)
 
 

@@ -77,7 +77,7 @@ def nonnegative(value: Value, depth: int = 12) -> bool:
 
 
 def _fills_in(node: Node) -> bool:
-    """Whether a move of data may put in a constant of either sign: padding, a joined class token."""
+    """Whether a move may put in a constant of either sign: padding, a class token."""
     move = node.attrs.get("move")
     if isinstance(move, tuple) and move[0] in ("concat", "stack"):
         out = node.out[0].shape

@@ -204,6 +204,10 @@ def _clamp(call: Call) -> Kinded:
 
 def _extreme(call: Call) -> Kinded:
     """max(x) selects; max(x, 0) rectifies; max(x, constant) is an elementwise function."""
+    if call.name.startswith("max_pool"):
+        size, gaps = call.get(1, "kernel_size"), call.get(4, "dilation", default=1)
+        attrs = {"kernel_size": size, "dilation": gaps, "dims": int(call.name[8])}
+        return Kinded(Op.MAXPOOL, attrs=attrs)
     a, b = call.get(0, "input", "self"), call.get(1, "other")
     if not isinstance(b, torch.Tensor) or (call.is_tracked(a) and call.is_tracked(b)):
         return Kinded(Op.MAXPOOL)
