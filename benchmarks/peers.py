@@ -43,11 +43,12 @@ def fetch() -> None:
 def _epsilon_composite() -> Any:
     """Zennit's rules, to match ours: epsilon at convolution and dense, pass at ReLU."""
     from zennit.composites import LayerMapComposite
+    from zennit.layer import Sum
     from zennit.rules import Epsilon, Norm, Pass
     from zennit.types import Activation, AvgPool, BatchNorm, Convolution, Linear
 
     return LayerMapComposite([
-        (Activation, Pass()), (BatchNorm, Pass()), (AvgPool, Norm()),
+        (Activation, Pass()), (BatchNorm, Pass()), (AvgPool, Norm()), (Sum, Norm()),
         (Convolution, Epsilon(epsilon=1e-6)), (Linear, Epsilon(epsilon=1e-6)),
     ])  # fmt: skip
 
@@ -123,7 +124,7 @@ def differences() -> str:
 
     pairs = {
         "captum Saliency": "saliency", "captum GuidedBackprop": "guided-backpropagation",
-        "captum Deconvolution": "deconvolution", "zennit Epsilon": "lrp",
+        "captum Deconvolution": "deconvolution", "zennit Epsilon": whence.LRP("epsilon"),
     }  # fmt: skip
     lines = [
         "| model | peer | ours | largest difference / largest value |",
