@@ -64,8 +64,17 @@ class NumpyFunctions:
     def isfinite(self, array: Array) -> Array:
         return np.isfinite(array)
 
+    def gated(self, array: Array, by: Array) -> Array:
+        return np.where(by > 0, array, np.zeros_like(array))
+
     def known_zero(self, array: Array) -> bool:
         return not bool(np.any(array))
+
+    def raised(self, array: Array, gamma: float) -> Array:
+        return array + gamma * np.maximum(array, 0)
+
+    def known_one_sided(self, array: Array) -> bool:
+        return bool(np.all(array > 0) or np.all(array < 0))
 
     def sum(self, array: Array, axis: Any = None, keepdims: bool = False) -> Array:
         return np.sum(array, axis=axis, keepdims=keepdims)

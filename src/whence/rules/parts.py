@@ -17,7 +17,7 @@ from ..ops import Op
 from ..tape import Array, Node, Value
 
 __all__ = [
-    "BIAS", "Sides", "check_bias", "negative", "nonnegative", "positive", "signed_run",
+    "BIAS", "Sides", "check_bias", "negative", "nonnegative", "positive", "run_with", "signed_run",
     "spread_evenly", "weight_name", "weights_of",
 ]  # fmt: skip
 
@@ -101,19 +101,24 @@ def signed_run(node: Node, weight: Array, bias: Array | None, *, up: bool = True
     negative needs one run.
     """
     xp: Any = node.xp
-    name, offset = weight_name(node), "shift" if node.kind is Op.AFFINE else "bias"
-    (x,) = node.inputs
     first, second = (positive, negative) if up else (negative, positive)
-    known = nonnegative(node.into[0])
-    above = x if known else positive(xp, x)
-    output, pull = node.rerun(above, **{name: first(xp, weight), offset: bias})
-    if known:
-        return Sides(output, lambda shares: xp.scaled(pull(shares)[0], above))
-    below = x - above
-    rest, pull_below = node.rerun(below, **{name: second(xp, weight), offset: None})
-    return Sides(
-        output + rest, lambda shares: above * pull(shares)[0] + below * pull_below(shares)[0]
-    )
+    (x,) = node.inputs
+    if nonnegative(node.into[0]):
+        return run_with(node, first(xp, weight), bias)
+    above = positive(xp, x)
+    one = run_with(node, first(xp, weight), bias, above)
+    other = run_with(node, second(xp, weight), None, x - above)
+    return Sides(one.output + other.output, lambda shares: one.back(shares) + other.back(shares))
+
+
+def run_with(node: Node, weight: Array, bias: Array | None, operand: Array | None = None) -> Sides:
+    """The op with another weight and bias (None: without), on its own or another operand."""
+    xp: Any = node.xp
+    x = node.inputs[0] if operand is None else operand
+    name = weight_name(node)
+    offset = "shift" if name == "scale" else "bias"
+    output, pull = node.rerun(x, **{name: weight, offset: bias})
+    return Sides(output, lambda shares: xp.scaled(pull(shares)[0], x))
 
 
 def weights_of(node: Node) -> tuple[Array, Array | None]:

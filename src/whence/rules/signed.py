@@ -15,7 +15,16 @@ from ..backward import Split, Total
 from ..errors import OptionError
 from ..tape import Array, Node
 from .affine import shares_of
-from .parts import check_bias, negative, positive, signed_run, spread_evenly, weights_of
+from .parts import (
+    check_bias,
+    negative,
+    nonnegative,
+    positive,
+    run_with,
+    signed_run,
+    spread_evenly,
+    weights_of,
+)
 
 __all__ = ["AlphaBeta", "Gamma", "ZPlus"]
 
@@ -91,7 +100,7 @@ class ZPlus:
 
         def absorbed(total: Total) -> Mapping[str, Array]:
             books = term.books(total, relevance)
-            lost = total(xp.where(term.output == 0, relevance, xp.zeros_like(relevance)))
+            lost = total(relevance - xp.gated(relevance, term.output))
             return {**books, "epsilon": books["epsilon"] - lost, "empty": lost}
 
         return Split((term.part,), absorbed)
@@ -131,30 +140,35 @@ class AlphaBeta:
         """Relevance of the output in, of the operand out."""
         if self.beta == 0:
             return ZPlus(self.bias)(node, relevance)
-        xp: Any = node.xp
         weight, bias = weights_of(node)
-        zero = xp.zeros_like(relevance)
+        xp: Any = node.xp
         biases = (None, None) if bias is None else (positive(xp, bias), negative(xp, bias))
         used = (None, None) if self.bias == "ignore" else biases
         up = signed_run(node, weight, used[0])
         down = signed_run(node, weight, used[1], up=False)
-        no_up, no_down = up.output == 0, down.output == 0
-        for_up, for_down = relevance * self.alpha, relevance * -self.beta
-        if self.empty == "conserve":
-            for_up = xp.where(no_down, relevance, for_up)
-            for_down = xp.where(no_up, relevance, for_down)
-        for_up, for_down = xp.where(no_up, zero, for_up), xp.where(no_down, zero, for_down)
+        arriving = self._shared_out(xp, relevance, up.output, down.output)
         terms = [
             (_finish(node, s.back, s.output, r, b, self.bias), r)
-            for s, r, b in ((up, for_up, biases[0]), (down, for_down, biases[1]))
+            for s, r, b in zip((up, down), arriving, biases, strict=True)
         ]
 
         def absorbed(total: Total) -> Mapping[str, Array]:
             books = _sum_books([t.books(total, r) for t, r in terms])
-            books["empty"] = total(relevance) - total(for_up + for_down)
+            books["empty"] = total(relevance) - total(arriving[0] + arriving[1])
             return books
 
         return Split((terms[0][0].part + terms[1][0].part,), absorbed)
+
+    def _shared_out(self, xp: Any, relevance: Array, up: Array, down: Array) -> tuple[Array, Array]:
+        """What of the relevance each of the two sums takes."""
+        for_up, for_down = relevance * self.alpha, relevance * -self.beta
+        if xp.known_one_sided(up) and xp.known_one_sided(down):
+            return for_up, for_down
+        no_up, no_down = up == 0, down == 0
+        if self.empty == "conserve":
+            for_up = xp.where(no_down, relevance, for_up)
+            for_down = xp.where(no_up, relevance, for_down)
+        return xp.where(no_up, 0.0, for_up), xp.where(no_down, 0.0, for_down)
 
 
 @dataclass(frozen=True)
@@ -179,45 +193,64 @@ class Gamma:
     def __call__(self, node: Node, relevance: Array) -> Split:
         """Relevance of the output in, of the operand out."""
         xp: Any = node.xp
-        (x,), g = node.inputs, self.gamma
+        z = node.output
+        above = xp.gated(relevance, z)
+        rest = relevance - above
+        if nonnegative(node.into[0]) and xp.known_zero(rest):
+            return self._upward(node, relevance)
+        return self._both_ways(node, above, rest)
+
+    def _upward(self, node: Node, relevance: Array) -> Split:
+        """The usual case, after which a ReLU comes: x >= 0 and nothing arrives at z <= 0.
+
+        One run with W + gamma W+ says it all.
+        """
         weight, bias = weights_of(node)
-        free = node.output if node.offset is None else node.output - xp.asarray(node.offset, like=x)
-        up = signed_run(node, weight, None)
-        # With P what pushed up and N = xW - P what pushed down, z > 0 shares over xW + gamma P and
-        # z < 0 over xW + gamma N: one modified run and two ways back serve both.
-        above = self._side(node, relevance, free + g * up.output, bias, positive)
-        below = self._side(node, relevance, free + g * (free - up.output), bias, negative)
-        whole = node.pull(above.shares + (1 + g) * below.shares)[0]
-        part = x * whole + g * up.back(above.shares - below.shares)
-        for side in (above, below):
+        if bias is not None:
+            bias = node.xp.raised(bias, self.gamma)
+        used = None if self.bias == "ignore" else bias
+        run = run_with(node, node.xp.raised(weight, self.gamma), used)
+        term = _finish(node, run.back, run.output, relevance, bias, self.bias)
+        return Split((term.part,), lambda total: term.books(total, relevance))
+
+    def _both_ways(self, node: Node, above: Array, rest: Array) -> Split:
+        """Any operand, and outputs of either sign.
+
+        With P what pushed up and N = xW - P what pushed down, b+ and b- among them, z > 0 shares
+        over z + gamma P and z < 0 over z + gamma N = (1 + gamma) z - gamma P: one modified run and
+        two ways back serve both. above: what arrived at z > 0. rest: what arrived elsewhere.
+        """
+        xp: Any = node.xp
+        (x,), z, g = node.inputs, node.output, self.gamma
+        weight, bias = weights_of(node)
+        if bias is not None and self.bias == "ignore":
+            z, bias = z - xp.asarray(node.offset, like=x), None
+        up = signed_run(node, weight, None if bias is None else positive(xp, bias))
+        below, lift = xp.gated(rest, -node.output), up.output * g
+        sides = (
+            self._side(node, above, z + lift, bias, positive),
+            self._side(node, below, z * (1 + g) - lift, bias, negative),
+        )
+        whole = node.pull(sides[0].shares + (1 + g) * sides[1].shares)[0]
+        part = x * whole + g * up.back(sides[0].shares - sides[1].shares)
+        for side in sides:
             if side.offset is not None and self.bias == "distribute":
                 part = part + spread_evenly(node, side.shares * side.offset)
 
         def absorbed(total: Total) -> Mapping[str, Array]:
-            sides = [
-                s if self.bias == "absorb" else replace(s, offset=None) for s in (above, below)
-            ]
-            books = _sum_books([s.books(total, s.part) for s in sides])
-            books["clipped"] = total(relevance) - total(above.part) - total(below.part)
+            kept = sides if self.bias == "absorb" else [replace(s, offset=None) for s in sides]
+            books = _sum_books([s.books(total, s.part) for s in kept])
+            books["clipped"] = total(rest - below)
             return books
 
         return Split((part,), absorbed)
 
     def _side(
-        self,
-        node: Node,
-        relevance: Array,
-        output: Array,
-        bias: Array | None,
+        self, node: Node, arrived: Array, output: Array, bias: Array | None,
         sign: Callable[..., Array],
-    ) -> _Term:
+    ) -> _Term:  # fmt: skip
         """What arrives at outputs of one sign, and its shares; ``part`` holds what arrived."""
-        xp: Any = node.xp
-        z = node.output
-        here = z > 0 if sign is positive else z < 0
-        arrived = xp.where(here, relevance, xp.zeros_like(relevance))
         offset = None
-        if bias is not None and self.bias != "ignore":
-            offset = _aligned(node, bias + self.gamma * sign(xp, bias))
-            output = output + offset
+        if bias is not None:
+            offset = _aligned(node, bias + self.gamma * sign(node.xp, bias))
         return _Term(output, arrived, shares_of(node, arrived, output), offset)

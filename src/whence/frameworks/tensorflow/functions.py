@@ -102,6 +102,21 @@ class TensorFlowFunctions:
             return tf.ones_like(array, tf.bool)
         return tf.math.is_finite(array)
 
+    def gated(self, array: Array, by: Array) -> Array:
+        """``array`` where ``by`` is above zero, zero elsewhere."""
+        if array.dtype != by.dtype or array.shape != by.shape:
+            return self.where(by > 0, array, 0.0)
+        return tf.raw_ops.ReluGrad(gradients=array, features=by)
+
+    def raised(self, array: Array, gamma: float) -> Array:
+        """``array + gamma * max(array, 0)``."""
+        return array + tf.cast(gamma, array.dtype) * tf.nn.relu(array)
+
+    def known_one_sided(self, array: Array) -> bool:
+        """Whether an eager array is above zero throughout, or below; False for a symbolic one."""
+        known = tf.get_static_value(array)
+        return known is not None and bool(np.all(known > 0) or np.all(known < 0))
+
     def known_zero(self, array: Array) -> bool:
         """Whether an eager array holds nothing but zeros; False for a symbolic one."""
         known = tf.get_static_value(array)
