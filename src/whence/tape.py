@@ -99,6 +99,8 @@ class Node:
     _pull: Callable[..., tuple[Array, ...]] | None = None
     _call: Callable[..., Array] | None = None
     _free: Callable[[], None] | None = None
+    _way_back: Callable[..., Callable[..., tuple[Array, ...]]] | None = None
+    """``_way_back(weight, operand)``: the pull of a run with that weight, where it needs no run."""
 
     @property
     def inputs(self) -> tuple[Array, ...]:
@@ -130,6 +132,11 @@ class Node:
             raise RuntimeError(f"the {self.op} at {self.layer or 'the top'} was released already")
         return self._pull(*cotangents)
 
+    @property
+    def pulls_any_batch(self) -> bool:
+        """Whether ``pull`` also takes a cotangent of another number of samples."""
+        return getattr(self._pull, "any_batch", False)
+
     def call(self, *inputs: Array, **params: Array) -> Array:
         """Run the op again on other operands, with the named parameters replaced."""
         if self._call is None:
@@ -145,13 +152,16 @@ class Node:
         """
         if self.xp is None:
             raise RuntimeError(f"{self.op} has no array functions")
+        if self._way_back is not None:
+            weight = params["weight"] if "weight" in params else self.params["weight"]
+            return self.call(*inputs, **params), self._way_back(weight, *inputs)
         return self.xp.vjp(lambda *arrays: self.call(*arrays, **params), inputs)
 
     def free(self) -> None:
         """Give back the memory that the op held for its backward pass."""
         if self._free is not None:
             self._free()
-        self._pull = self._call = self._free = None
+        self._pull = self._call = self._free = self._way_back = None
         self.parts = ()
 
     def __str__(self) -> str:

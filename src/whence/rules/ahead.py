@@ -204,7 +204,7 @@ def _joined(first: Node, second: Node, framework: str, alone: bool) -> Node:
     node = Node(
         second.kind, f"{first.op}+{second.op}", second.layer, first.into, second.out,
         params=params, attrs=attrs, index=second.index, xp=second.xp, parts=(first, second),
-        _pull=pull, _call=call, _free=free,
+        _pull=pull, _call=call, _free=free, _way_back=second._way_back,
     )  # fmt: skip
     for value in second.out:
         value.node = node

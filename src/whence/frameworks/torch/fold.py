@@ -13,6 +13,7 @@ import torch
 
 from ...ops import Op
 from ...tape import Node, Tape, Value
+from .closed import ClosedPull
 from .nodes import affine, bias_shape
 
 __all__ = ["folded"]
@@ -47,6 +48,8 @@ def _joins(first: Node, second: Node) -> bool:
         return True
     if first.kind not in (Op.CONV, Op.DENSE) or "weight" not in first.params:
         return False
+    if first.attrs.get("reversed"):  # the operand is what multiplies
+        return False
     if first.kind is Op.DENSE and first.op not in ("linear", "addmm"):
         if not first.attrs.get("columns"):  # x @ weight, a column of the weight an output
             return False
@@ -80,8 +83,10 @@ def _joined(first: Node, second: Node) -> Node:
         if first.attrs.get("offset") is None and shift is None:
             attrs.pop("offset")
 
-    def pull(cotangent: Any) -> tuple[Any, ...]:
-        return pulls[0](*pulls[1](cotangent))  # type: ignore[misc]
+    pull = ClosedPull(
+        lambda cotangent: pulls[0](*pulls[1](cotangent)),  # type: ignore[misc]
+        any_batch=all(getattr(p, "any_batch", False) for p in pulls),
+    )
 
     def call(x: Any, **changed: Any) -> Any:
         if not changed:
@@ -93,7 +98,7 @@ def _joined(first: Node, second: Node) -> Node:
     node = Node(
         first.kind, f"{first.op}+{second.op}", first.layer, first.into, second.out,
         params=params, attrs=attrs, xp=first.xp, parts=(first, second), _pull=pull, _call=call,
-        _free=first._free,
+        _free=first._free, _way_back=first._way_back,
     )  # fmt: skip
     for value in second.out:
         value.node = node

@@ -76,7 +76,7 @@ def _linear(call: Call) -> Kinded:
     if call.is_tracked(x) and not call.is_tracked(weight):
         return Kinded(Op.DENSE, roles(weight=weight, bias=bias), offset_of(bias))
     if call.is_tracked(weight) and not call.is_tracked(x):
-        return Kinded(Op.DENSE, {"weight": x}, offset_of(bias))
+        return Kinded(Op.DENSE, {"weight": x}, {**offset_of(bias), "reversed": True})
     return Kinded(Op.MATMUL, attrs=offset_of(bias))
 
 

@@ -16,8 +16,7 @@ from .calls import Kinded, Spec, circumstances, rebuild, tensors_in
 from .functions import wants_graph
 
 __all__ = [
-    "AutogradPull", "LatePull", "Rerun", "affine", "bias_shape", "closed_form", "closed_pull",
-    "leaf_of", "released",
+    "AutogradPull", "LatePull", "Rerun", "affine", "bias_shape", "leaf_of", "released",
 ]  # fmt: skip
 
 Tensor = torch.Tensor
@@ -80,61 +79,6 @@ class LatePull:
         with torch.enable_grad():
             out = self._rerun.traced(leaves)
         return AutogradPull([out], leaves)(cotangent)
-
-
-def summed_to(array: Tensor, shape: Sequence[int]) -> Tensor:
-    """Undo a broadcast: sum over the axes along which ``shape`` was stretched."""
-    return array if array.shape == torch.Size(shape) else array.sum_to_size(tuple(shape))
-
-
-def affine_pull(scale: Any, operand: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """For x * scale + shift."""
-    shape, dtype = operand.shape, operand.dtype
-
-    def pull(cotangent: Tensor) -> tuple[Tensor, ...]:
-        if scale is not None:
-            cotangent = cotangent * (scale.detach() if isinstance(scale, Tensor) else scale)
-        return (summed_to(cotangent, shape).to(dtype),)
-
-    return pull
-
-
-def add_pull(
-    signs: Sequence[Any], operands: Sequence[Tensor]
-) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """For a sum of tracked operands."""
-    like = [(o.shape, o.dtype) for o in operands]
-
-    def pull(cotangent: Tensor) -> tuple[Tensor, ...]:
-        return tuple(
-            summed_to(cotangent if sign == 1 else cotangent * sign, shape).to(dtype)
-            for sign, (shape, dtype) in zip(signs, like, strict=True)
-        )
-
-    return pull
-
-
-def relu_pull(output: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """For ReLU, which needs its output only: its input can be let go."""
-
-    def pull(cotangent: Tensor) -> tuple[Tensor, ...]:
-        return (torch.ops.aten.threshold_backward(cotangent, output, 0),)
-
-    return pull
-
-
-def closed_form(kinded: Kinded, name: str) -> bool:
-    """Ops whose backward is a line of arithmetic: no graph is made, so their input can go."""
-    return kinded.kind in (Op.AFFINE, Op.ADD) or (kinded.kind is Op.RELU and name == "relu")
-
-
-def closed_pull(kinded: Kinded, out: Tensor, leaves: Sequence[Tensor]) -> Callable[..., Any]:
-    """The backward of an op of ``closed_form``."""
-    if kinded.kind is Op.AFFINE:
-        return affine_pull(kinded.params.get("scale"), leaves[0])
-    if kinded.kind is Op.ADD:
-        return add_pull(kinded.attrs["signs"], leaves)
-    return relu_pull(out)
 
 
 def released(leaf: Tensor, node: Node, place: int) -> Callable[[], Any]:

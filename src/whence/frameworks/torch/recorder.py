@@ -19,12 +19,13 @@ from ...ops import Op
 from ...tape import Node, Value
 from . import decompose
 from .calls import Call, Kinded, Spec, flatten, rebuild, tensors_in
+from .closed import closed_form, closed_pull, way_back
 from .functions import TorchFunctions
 from .holding import hold_operands, holds
 from .kinds import classify, moves
 from .memory import Memory, Track, address
 from .names import ABOUT, CUT, LEARNS, LIKE, READ, VIEWS_IN_PLACE, plain_name
-from .nodes import AutogradPull, LatePull, Rerun, closed_form, closed_pull, leaf_of, released
+from .nodes import AutogradPull, LatePull, Rerun, leaf_of, released
 from .writes import out_of_place, without_learning, written_to
 
 __all__ = ["Recorder"]
@@ -223,7 +224,7 @@ class Recorder(TorchFunctionMode):
             args, kwargs = rebuild(flat, spec)
         if name in LEARNS and kinded.kind is Op.NORM:
             func = partial(without_learning, func)
-        with torch.set_grad_enabled(not closed_form(kinded, name)):
+        with torch.set_grad_enabled(not closed_form(kinded, name, leaves)):
             out = func(*args, **kwargs)
         aliases = {id(flat[i]): given[i] for i in places}
         if id(out) in aliases:  # dropout at inference, contiguous: the same tensor
@@ -249,7 +250,8 @@ class Recorder(TorchFunctionMode):
         flat: list[Any] = [t.content for t in operands]
         if len(places) == 2 and flat[places[0]] is flat[places[1]]:
             flat[places[1]] = leaf_of(flat[places[1]])
-        with torch.set_grad_enabled(bool(places) and not closed_form(kinded, name)):
+        closed = closed_form(kinded, name, [flat[i] for i in places])
+        with torch.set_grad_enabled(bool(places) and not closed):
             out = function(*flat)
         if not places:
             return Track(out)
@@ -266,7 +268,7 @@ class Recorder(TorchFunctionMode):
         rerun: Rerun, aliases: dict[int, Tensor],
     ) -> Any:  # fmt: skip
         items, put_back = tensors_in(out)
-        closed = closed_form(kinded, name)
+        closed = closed_form(kinded, name, leaves)
         reached = [
             isinstance(o, Tensor)
             and (o.grad_fn is not None or (closed and not i))
@@ -282,6 +284,8 @@ class Recorder(TorchFunctionMode):
         )  # fmt: skip
         if closed:
             node._pull = closed_pull(kinded, items[0], leaves)
+            if kinded.kind in (Op.CONV, Op.DENSE):
+                node._way_back = way_back(kinded)
         elif node.kind is Op.MATMUL and not self.lean:
             node._pull = LatePull(rerun, values)
         else:

@@ -13,7 +13,7 @@ from ...arrays import Array
 from ...errors import MissingRule
 from ...layout import Layout, layouts, per_sample
 from ...ops import Op
-from ...tape import Tape, Value
+from ...tape import Node, Tape, Value
 
 __all__ = ["Halves", "ambiguous"]
 
@@ -36,6 +36,15 @@ class Halves:
     def knows(self, value: Value) -> bool:
         """Whether the samples can be told apart in a value."""
         return self.places.get(value) is not None
+
+    def leads(self, node: Node) -> bool:
+        """Whether the samples run along the first axis of an op's operands and results."""
+        return all(
+            (place := self.places.get(v)) is not None
+            and place.axis == 0
+            and v.shape[0] == 2 * self.samples * place.inner
+            for v in (*node.into, *node.results)
+        )
 
     def layout(self, value: Value) -> Layout:
         """Where the samples are. Raises MissingRule where a reshape has split the batch itself."""

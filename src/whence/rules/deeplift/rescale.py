@@ -33,9 +33,22 @@ _BY_NUMBERS = frozenset(
 """Moves of data whose places may depend on the input without a gradient's knowing it."""
 
 
+_COSTLY = frozenset({Op.CONV, Op.DENSE})
+"""Ops beside which taking halves apart and joining them again costs little."""
+
+
 def linear(node: Node, multiplier: Any, halves: Halves) -> tuple[Array, ...]:
-    """Ops that are linear in each operand, with the same constants for x and x0: the gradient's."""
-    return node.pull(*multiplier) if isinstance(multiplier, tuple) else node.pull(multiplier)
+    """Ops that are linear in each operand, with the same constants for x and x0: the gradient's.
+
+    Multipliers are the same for both, so where the op allows it only one half is carried back.
+    """
+    if isinstance(multiplier, tuple):
+        return node.pull(*multiplier)
+    if node.kind in _COSTLY and node.pulls_any_batch and halves.leads(node):
+        (operand,) = node.into
+        (half,) = node.pull(halves.first(node.results[0], multiplier))
+        return (halves.twice(operand, half),)
+    return node.pull(multiplier)
 
 
 def ordered(node: Node, multiplier: Any, halves: Halves) -> tuple[Array, ...]:
