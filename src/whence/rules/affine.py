@@ -38,12 +38,15 @@ def stabilise(node: Node, array: Array, eps: float) -> Array:
     return xp.where(array >= 0, array + shift, array - shift)
 
 
-def shares_of(node: Node, relevance: Array, z: Array, eps: float = 1e-6) -> Array:
-    """R / s(z): how much relevance falls to one unit of an output."""
+def shares_of(node: Node, relevance: Array, z: Array, eps: float = 1e-6, side: int = 0) -> Array:
+    """R / s(z): how much relevance falls to one unit of an output.
+
+    side: 1 if z is known to be nowhere negative, -1 if nowhere positive.
+    """
     xp: Any = node.xp
     if xp.dtype(z) in _HALF:
         return relevance / stabilise(node, z, eps)
-    return xp.shares(relevance, z, eps)
+    return relevance / (z + side * eps) if side else xp.shares(relevance, z, eps)
 
 
 def finite(xp: Any, array: Array) -> Array:

@@ -47,10 +47,10 @@ class _Term:
 
 def _finish(
     node: Node, back: Callable[[Array], Array], output: Array, relevance: Array, bias: Array | None,
-    mode: str,
+    mode: str, side: int = 0,
 ) -> _Term:  # fmt: skip
-    """R shared out over one sum of terms and its bias."""
-    shares = shares_of(node, relevance, output)
+    """R shared out over one sum of terms and its bias; side: the sign that all terms have."""
+    shares = shares_of(node, relevance, output, side=side)
     part = back(shares)
     offset = None
     if bias is not None and mode != "ignore":
@@ -96,7 +96,7 @@ class ZPlus:
         weight, bias = weights_of(node)
         above = None if bias is None else positive(xp, bias)
         sides = signed_run(node, weight, None if self.bias == "ignore" else above)
-        term = _finish(node, sides.back, sides.output, relevance, above, self.bias)
+        term = _finish(node, sides.back, sides.output, relevance, above, self.bias, side=1)
 
         def absorbed(total: Total) -> Mapping[str, Array]:
             books = term.books(total, relevance)
@@ -148,8 +148,8 @@ class AlphaBeta:
         down = signed_run(node, weight, used[1], up=False)
         arriving = self._shared_out(xp, relevance, up.output, down.output)
         terms = [
-            (_finish(node, s.back, s.output, r, b, self.bias), r)
-            for s, r, b in zip((up, down), arriving, biases, strict=True)
+            (_finish(node, run.back, run.output, r, b, self.bias, side), r)
+            for run, r, b, side in zip((up, down), arriving, biases, (1, -1), strict=True)
         ]
 
         def absorbed(total: Total) -> Mapping[str, Array]:

@@ -133,7 +133,10 @@ class Rerun:
             if held is not None and places:
                 flat[places[0]] = array
             elif role == "bias":
-                added = array
+                if self._takes_bias(array):
+                    flat[2] = array
+                else:
+                    added = array
             elif array is None:
                 continue
             else:
@@ -144,6 +147,18 @@ class Rerun:
         if added is not None:
             out = out + added.reshape(bias_shape(kinded.kind, kinded.attrs, added))
         return out
+
+    def _takes_bias(self, bias: Any) -> bool:
+        """Whether the call has a place for the bias, left empty: input, weight, None."""
+        return (
+            self._kinded.kind in (Op.CONV, Op.DENSE)
+            and isinstance(self._spec, tuple)
+            and self._spec[0] > 2
+            and self._flat[2] is None
+            and 2 not in self._places
+            and isinstance(bias, Tensor)
+            and bias.dim() == 1
+        )
 
     def traced(self, inputs: Sequence[Tensor]) -> Any:
         """Run again with a graph."""
