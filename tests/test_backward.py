@@ -13,7 +13,7 @@ import whence
 from whence.backward import Split, name_of, plan, reached, walk
 from whence.errors import MissingRule
 from whence.ops import Op
-from whence.rules.composite import epsilon_table
+from whence.rules.composite import BASE
 from whence.rules.gradient import GRADIENT, gradient
 
 
@@ -157,7 +157,7 @@ def test_a_rule_of_ones_own_in_a_table():
     def keep_positive(node, relevance):
         return (relevance.clamp(min=0),)
 
-    table = epsilon_table() | {Op.RELU: keep_positive}
+    table = BASE | {Op.DENSE: whence.rules.Epsilon(), Op.RELU: keep_positive}
     tape = whence.record(forked, torch.ones(1, 2))
     (source,), output = tape.sources, tape.outputs["output"]
     rules = plan(tape, by(table), [output], [source])

@@ -154,7 +154,7 @@ def test_a_rule_that_loses_relevance_is_seen():
     """Through the library's own walk, with a table that has the mistake in one place."""
     from whence.backward import plan, walk
     from whence.ops import Op
-    from whence.rules.composite import epsilon_table
+    from whence.rules.composite import BASE
 
     twin = conv_twin("torch")
     tape = whence.record(twin.model, twin.array(twin.x))
@@ -162,7 +162,7 @@ def test_a_rule_that_loses_relevance_is_seen():
     seed = value.array.detach()
     balances = {}
     for name, rule in (("right", Epsilon()), ("lossy", Lossy())):
-        table = epsilon_table() | {Op.CONV: rule}
+        table = BASE | {Op.DENSE: Epsilon(), Op.CONV: rule}
         rules = plan(tape, lambda n, t=table: t.get(n.kind), [value], places)
         with torch.no_grad():
             found = walk(tape, rules, {value: seed}, places, samples=3, ledger=True)

@@ -16,7 +16,7 @@ from .arrays import Array, Functions
 from .errors import unknown
 from .ops import Op
 
-__all__ = ["Array", "LayerRecord", "Node", "Tape", "Value"]
+__all__ = ["Array", "LayerRecord", "Lazy", "Node", "Tape", "Value"]
 
 
 class Value:
@@ -174,6 +174,28 @@ class Node:
         return (
             f"<Node {self.index} {self.kind}.{self.op}{' @ ' + self.layer if self.layer else ''}>"
         )
+
+
+class Lazy(Mapping[str, Array]):
+    """Parameters that are made when first asked for, each by a function, and then kept."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Array]]) -> None:
+        self._makers = dict(makers)
+        self._made: dict[str, Array] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers  # without making it, as Mapping would
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
 
 
 def shown(value: Value) -> str:

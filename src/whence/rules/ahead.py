@@ -12,11 +12,11 @@ sample of the output rather than as one number a channel.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from ..ops import Op
-from ..tape import Array, Node, Tape, Value
+from ..tape import Array, Lazy, Node, Tape, Value
 
 __all__ = ["fold_ahead"]
 
@@ -129,43 +129,26 @@ def _scaled(xp: Any, weight: Array, scale: Array, layout: str, groups: int) -> A
     return weight * xp.reshape(rows, [shape[i] if i in (outs, per) else 1 for i in range(rank)])
 
 
-class _Pair(Mapping[str, Any]):
+def _pair(first: Node, second: Node, layout: str) -> Lazy:
     """Weight and bias of the pair, computed when a rule first asks."""
+    xp: Any = first.xp
 
-    def __init__(self, first: Node, second: Node, layout: str) -> None:
-        self._first, self._second, self._layout = first, second, layout
-        self._made: dict[str, Any] = {}
-        has_bias = "bias" in second.params or first.params.get("shift") is not None
-        self._names = ("weight", "bias") if has_bias else ("weight",)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(name)
-        if name not in self._made:
-            self._made[name] = self._weight() if name == "weight" else self._bias()
-        return self._made[name]
-
-    def _weight(self) -> Array:
-        xp: Any = self._first.xp
-        weight, scale = self._second.params["weight"], self._first.params.get("scale")
+    def weight() -> Array:
+        held, scale = second.params["weight"], first.params.get("scale")
         if scale is None:
-            return weight
-        scale = xp.asarray(scale, like=weight)
+            return held
+        scale = xp.asarray(scale, like=held)
         flat = xp.reshape(scale, ()) if _size(xp, scale) == 1 else xp.reshape(scale, (-1,))
-        groups = int(self._second.attrs.get("groups", 1))
-        return _scaled(xp, weight, flat, self._layout, groups)
+        return _scaled(xp, held, flat, layout, int(second.attrs.get("groups", 1)))
 
-    def _bias(self) -> Array:
+    def bias() -> Array:
         """What the pair gives for zeros: (1, *out), other at the borders than inside."""
-        xp: Any = self._first.xp
-        nothing = xp.zeros_like(self._first.inputs[0])  # a whole batch: its length may be fixed
-        return self._second.call(self._first.call(nothing))[:1]
+        nothing = xp.zeros_like(first.inputs[0])  # a whole batch: its length may be fixed
+        return second.call(first.call(nothing))[:1]
+
+    if "bias" in second.params or first.params.get("shift") is not None:
+        return Lazy({"weight": weight, "bias": bias})
+    return Lazy({"weight": weight})
 
 
 def _size(xp: Any, array: Array) -> int:
@@ -181,7 +164,7 @@ def _joined(first: Node, second: Node, framework: str, alone: bool) -> Node:
     done = (first, second) if alone else (second,)
     frees = [n._free for n in done if n._free is not None]
     layout = _laid_out(second, framework)
-    params = _Pair(first, second, layout or "")
+    params = _pair(first, second, layout or "")
     attrs = {k: v for k, v in second.attrs.items() if k != "offset"}
     if "bias" in params:
         attrs["offset"] = lambda: params["bias"]

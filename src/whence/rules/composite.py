@@ -26,7 +26,7 @@ from .rooted import Box, Flat
 from .signed import AlphaBeta, Gamma, ZPlus
 
 __all__ = [
-    "BASE", "NAMES", "Composite", "auto", "chooser", "epsilon_table", "named", "rectified",
+    "BASE", "NAMES", "Composite", "auto", "chooser", "named", "rectified",
 ]  # fmt: skip
 
 BASE: dict[Op, Rule] = {
@@ -100,12 +100,6 @@ class Composite:
         rows += [(str(k), name_of(r)) for k, r in BASE.items() if str(k) not in dict(self.lines)]
         width = max(len(w) for w, _ in rows)
         return "\n".join(f"{w:<{width}}  {r}" for w, r in rows)
-
-
-def epsilon_table(eps: float = 1e-6) -> dict[Op, Rule]:
-    """The epsilon composite as a plain table, one rule a kind."""
-    rule = Epsilon(eps)
-    return BASE | dict.fromkeys((Op.DENSE, Op.CONV, Op.AFFINE, Op.ADD, Op.AVGPOOL), rule)
 
 
 def _lines(**kinds: Rule) -> tuple[tuple[str, Rule], ...]:

@@ -205,11 +205,12 @@ class Gamma:
 
         One run with W + gamma W+ says it all.
         """
+        xp: Any = node.xp
         weight, bias = weights_of(node)
         if bias is not None:
-            bias = node.xp.raised(bias, self.gamma)
+            bias = xp.raised(bias, self.gamma)
         used = None if self.bias == "ignore" else bias
-        run = run_with(node, node.xp.raised(weight, self.gamma), used)
+        run = run_with(node, xp.raised(weight, self.gamma), used)
         term = _finish(node, run.back, run.output, relevance, bias, self.bias)
         return Split((term.part,), lambda total: term.books(total, relevance))
 

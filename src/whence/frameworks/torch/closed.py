@@ -52,7 +52,7 @@ _CONVOLUTIONS = frozenset(f"conv{kind}{n}d" for kind in ("", "_transpose") for n
 
 def _has_plain_weight(kinded: Kinded, leaves: Sequence[Tensor]) -> bool:
     """One operand, and a weight of its type: no autocast, nothing quantised, sparse or complex."""
-    weight = kinded.params.get("weight")
+    weight: Any = kinded.params.get("weight")
     return (
         len(leaves) == 1
         and type(weight) in _PLAIN
@@ -148,11 +148,11 @@ def _convolution(
         given = 0 if given == "valid" else given
         return [int(given)] * attrs["dims"] if isinstance(given, int) else [int(n) for n in given]
 
-    places = [numbers(name) for name in ("stride", "padding", "dilation")]
-    more = attrs["transposed"], numbers("output_padding"), int(attrs["groups"])
     sizes = tuple(operand.shape[1:])
 
     def pull(cotangent: Tensor) -> tuple[Tensor, ...]:
+        places = [numbers(name) for name in ("stride", "padding", "dilation")]
+        more = attrs["transposed"], numbers("output_padding"), int(attrs["groups"])
         empty = weight.new_empty((cotangent.shape[0], *sizes))
         found = torch.ops.aten.convolution_backward(
             cotangent.to(weight.dtype), empty, weight, None, *places, *more, (True, False, False)

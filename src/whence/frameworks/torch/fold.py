@@ -6,13 +6,13 @@ Relevance rules then see the one affine map that the pair is. The tape changes, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ...ops import Op
-from ...tape import Node, Tape, Value
+from ...tape import Lazy, Node, Tape, Value
 from .closed import ClosedPull
 from .nodes import affine, bias_shape
 
@@ -78,7 +78,7 @@ def _joined(first: Node, second: Node) -> Node:
         if "shift" in params:
             attrs["offset"] = params["shift"]
     else:
-        params = Folded(first, scale, shift)
+        params = _folded(first, scale, shift)
         attrs = {**first.attrs, "offset": lambda: _offset(params, first)}
         if first.attrs.get("offset") is None and shift is None:
             attrs.pop("offset")
@@ -116,67 +116,50 @@ def _composed(params: Mapping[str, Any], scale: Any, shift: Any) -> dict[str, An
     return out
 
 
-class Folded(Mapping[str, Any]):
+def _folded(first: Node, scale: Any, shift: Any) -> Lazy:
     """Weight and bias of the pair, computed when a rule first asks."""
+    makers = {"weight": lambda: _weight(first, scale)}
+    if "bias" in first.params or shift is not None:
+        makers["bias"] = lambda: _bias(first, scale, shift)
+    return Lazy(makers)
 
-    def __init__(self, first: Node, scale: Any, shift: Any) -> None:
-        self._first, self._scale, self._shift = first, scale, shift
-        self._made: dict[str, Any] = {}
-        has_bias = "bias" in first.params or shift is not None
-        self._names = ("weight", "bias") if has_bias else ("weight",)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+@torch.no_grad()
+def _weight(first: Node, scale: Any) -> torch.Tensor:
+    weight = first.params["weight"].detach()
+    if scale is None:
+        return weight
+    if not isinstance(scale, torch.Tensor) or scale.numel() == 1:
+        return weight * _flat(scale)
+    flat = scale.reshape(-1)
+    if first.op == "addmm" or first.attrs.get("columns"):
+        return weight * flat
+    if first.attrs.get("transposed"):
+        groups = int(first.attrs["groups"])
+        shape = weight.shape
+        grouped = weight.reshape(groups, shape[0] // groups, shape[1], -1)
+        return (grouped * flat.reshape(groups, 1, -1, 1)).reshape(shape)
+    return weight * flat.reshape((-1,) + (1,) * (weight.dim() - 1))
 
-    def __len__(self) -> int:
-        return len(self._names)
 
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(name)
-        if name not in self._made:
-            with torch.no_grad():
-                self._made[name] = self._weight() if name == "weight" else self._bias()
-        return self._made[name]
+@torch.no_grad()
+def _bias(first: Node, scale: Any, shift: Any) -> torch.Tensor:
+    weight, bias = first.params["weight"], first.params.get("bias")
+    total = weight.new_zeros(()) if bias is None else bias.detach()
+    if scale is not None:
+        total = total * _flat(scale)
+    if shift is not None:
+        total = total + _flat(shift)
+    if total.dim() == 0:
+        total = total.expand(first.out[0].shape[first.attrs.get("channel_axis", -1)])
+    return total
 
-    def _weight(self) -> torch.Tensor:
-        weight = self._first.params["weight"].detach()
-        if self._scale is None:
-            return weight
-        scale = self._scale
-        if not isinstance(scale, torch.Tensor) or scale.numel() == 1:
-            return weight * (scale.reshape(()) if isinstance(scale, torch.Tensor) else scale)
-        flat = scale.reshape(-1)
-        if self._first.op == "addmm" or self._first.attrs.get("columns"):
-            return weight * flat
-        if self._first.attrs.get("transposed"):
-            groups = int(self._first.attrs["groups"])
-            per_group = flat.reshape(groups, 1, -1)
-            shape = weight.shape
-            grouped = weight.reshape(groups, shape[0] // groups, shape[1], -1)
-            return (grouped * per_group[..., None]).reshape(shape)
-        return weight * flat.reshape((-1,) + (1,) * (weight.dim() - 1))
 
-    def _bias(self) -> torch.Tensor:
-        weight = self._first.params["weight"]
-        bias = self._first.params.get("bias")
-        total: Any = 0.0 if bias is None else bias.detach()
-        for part, combine in ((self._scale, torch.mul), (self._shift, torch.add)):
-            if part is not None:
-                flat = part.detach().reshape(-1) if isinstance(part, torch.Tensor) else part
-                flat = (
-                    flat.reshape(())
-                    if isinstance(flat, torch.Tensor) and flat.numel() == 1
-                    else flat
-                )
-                total = combine(
-                    torch.as_tensor(total, dtype=weight.dtype, device=weight.device), flat
-                )
-        if total.dim() == 0:
-            total = total.expand(
-                self._first.out[0].shape[self._first.attrs.get("channel_axis", -1)]
-            )
-        return total
+def _flat(constant: Any) -> Any:
+    """One number, or one a channel."""
+    if not isinstance(constant, torch.Tensor):
+        return constant
+    return constant.detach().reshape(() if constant.numel() == 1 else -1)
 
 
 def _offset(params: Mapping[str, Any], first: Node) -> Any:
