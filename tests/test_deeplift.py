@@ -274,3 +274,24 @@ def test_a_baseline_of_the_wrong_shape_or_name_is_refused():
     )
     with pytest.raises(UnknownName, match="blurr"):
         DeepLIFT(baseline="blurr")(small(), torch.ones(2, 5))
+
+
+def test_only_one_half_goes_back_through_convolutions_and_dense_ops(monkeypatch):
+    """The multipliers of input and reference are the same; carrying both would double the work."""
+    from whence.frameworks.torch.closed import ClosedPull
+
+    lengths = []
+    original = ClosedPull.__call__
+
+    def counted(self, cotangent):
+        lengths.append(len(cotangent))
+        return original(self, cotangent)
+
+    monkeypatch.setattr(ClosedPull, "__call__", counted)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv1d(2, 3, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(12, 2)
+    )
+    e = whence.explain(net, torch.randn(3, 2, 6), "deeplift", target=0)
+    assert lengths == [3, 3]
+    assert float(np.abs(e.gap).max()) < 1e-6

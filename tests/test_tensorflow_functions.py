@@ -42,6 +42,9 @@ CASES = {
     "matmul": (lambda a, b: xp.matmul(a, xp.transpose(b, (1, 0))), A @ B.T),
     "inner": (lambda a, b: xp.inner(a, b), (A * B).sum(1)),
     "inner broadcast": (lambda a, b: xp.inner(a, b[0]), (A * B[0]).sum(1)),
+    "gated": (lambda a, b: xp.gated(a, b), np.where(B > 0, A, 0)),
+    "gated across types": (lambda a, b: xp.gated(a, xp.cast(b, "float32")), np.where(B > 0, A, 0)),
+    "raised": (lambda a, b: xp.raised(a, 0.25), A + 0.25 * np.maximum(A, 0)),
     "operators": (lambda a, b: 2.0 * a - b / 2 + a**2, 2 * A - B / 2 + A**2),
     "slices": (lambda a, b: a[:, 1:], A[:, 1:]),
 }
@@ -65,9 +68,13 @@ def test_what_is_said_of_an_array():
     assert xp.asarray(np.float32(2.0), like=tf.constant(1.0, tf.float64)).dtype == tf.float64
     assert bool(tf.reduce_all(xp.isfinite(tf.constant([1, 2]))))
     assert xp.known_zero(tf.zeros(3)) and not xp.known_zero(tf.constant([0.0, 1.0]))
+    assert xp.known_one_sided(tf.constant([0.5, 1.0])) and xp.known_one_sided(tf.constant([-1.0]))
+    assert not xp.known_one_sided(tf.constant([0.0, 1.0]))
+    assert not xp.known_one_sided(tf.constant([-1.0, 1.0]))
     symbolic = []
     tf.function(lambda x: symbolic.append(xp.known_zero(x)))(tf.zeros(3))
-    assert symbolic == [False]
+    tf.function(lambda x: symbolic.append(xp.known_one_sided(x)))(tf.ones(3))
+    assert symbolic == [False, False]
 
 
 def test_inner_of_half_precision_sums_in_single():
