@@ -51,26 +51,17 @@ class Averaged(Method):
 
     @classmethod
     def run(cls, methods: Sequence[Averaged], job: Job) -> list[Found]:
-        """Each in turn; f(x) and what was found out about the model are shared."""
+        """Each in turn; f(x), f(x0) and what was found out about the model are shared."""
         results: list[Found] = []
-        shared = None
         for method in methods:
             start = time.perf_counter()
             engine = Engine(
-                method.seen(job), seed=getattr(method, "seed", 0), rows=method.rows,
-                sample_ids=job.sample_ids,
-            )  # fmt: skip
-            if shared is not None and shared.job.at == engine.job.at:
-                engine.caller = shared
-            shared = engine.caller
+                job, seed=getattr(method, "seed", 0), rows=method.rows, sample_ids=job.sample_ids
+            )
             found = method.compute(engine, job)
             found.seconds = time.perf_counter() - start
             results.append(found)
         return results
-
-    def seen(self, job: Job) -> Job:
-        """The job as the engine is to see it: what is varied is what it is read at."""
-        return job
 
     @abstractmethod
     def compute(self, engine: Engine, job: Job) -> Found:
@@ -219,8 +210,8 @@ def _mean_score(engine: Engine, line: Straight) -> np.ndarray:
     def make(chunk: Chunk) -> dict[str, Array]:
         return line.at(chunk, np.zeros(len(chunk)), chunk.draw)
 
-    scores: np.ndarray = engine.forward(Plan(line.count, make)).mean(1)
-    return scores
+    scores = engine.once(lambda: [line.start], lambda: engine.forward(Plan(line.count, make)))
+    return np.asarray(scores.mean(1))
 
 
 def _same(engine: Engine, start: Mapping[str, Array]) -> list[str]:

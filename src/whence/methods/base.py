@@ -7,7 +7,7 @@ the input, resolving the target, packing the result) is the same for all and is 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from ..backward import Row
 from ..frameworks.base import Framework, Inputs
 from ..targets import Target
 
-__all__ = ["Found", "Job", "Method", "doors"]
+__all__ = ["Found", "Job", "Method", "doors", "family_of"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,23 @@ class Job:
     ledger: bool = True
     sample_ids: Sequence[int | str] | None = None
     """Names the random draws of each sample; None counts them from 0."""
+    several: bool = False
+    """Whether several methods explain this call, so that it pays to keep what they share."""
+    made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What they share, for as long as the call to explain lasts; ``replace`` begins a new one."""
+
+    def once(self, key: Hashable | Callable[[], Hashable], make: Callable[[], Any]) -> Any:
+        """What ``make`` returns, made once for all methods that ask by an equal key.
+
+        key: or a function that gives it, which is not called where one method is alone.
+        Nothing is kept of a ``make`` that raises: the next method tries, and fails, by itself.
+        """
+        if not self.several:
+            return make()
+        name = key() if callable(key) else key
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
 
 
 @dataclass
@@ -108,6 +125,11 @@ class Method(ABC):
             if not _same(getattr(self, f.name), _default(f))
         ]
         return f"whence.{type(self).__name__}({', '.join(given)})"
+
+
+def family_of(method: Method) -> type[Method]:
+    """The class that defines how a method runs: methods that share it run together."""
+    return next(c for c in type(method).__mro__ if "run" in vars(c))
 
 
 def _default(option: Field[Any]) -> Any:

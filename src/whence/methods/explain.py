@@ -9,7 +9,7 @@ from .. import checks, frameworks, targets
 from ..errors import WhenceError
 from ..perturb.seeds import Seeds
 from ..result import Explanation, Explanations
-from .base import Found, Job, Method, doors
+from .base import Found, Job, Method, doors, family_of
 from .catalogue import make
 from .packing import pack
 
@@ -34,7 +34,7 @@ def explain(
         mode and left exactly as it was.
     x: one array with a batch axis (batch, ...), or a tuple or dict of arrays.
     method: a name from ``whence.methods()``, a method object such as ``whence.LRP(eps=1e-4)``, or a
-        list of either, which gives ``Explanations`` and shares work between them.
+        list of either, which gives ``Explanations`` and shares work between them (see below).
     target: None (each sample's top class), a class number, one a sample, a class name where
         ``classes`` are given, ``whence.neuron(...)``, ``whence.difference(a, b)``, or a function of
         the model's outputs that returns one number a sample.
@@ -46,6 +46,19 @@ def explain(
     options: the method's own options, by name.
 
     Returns an ``Explanation`` whose attribution has x's shape and array type.
+
+    Several methods give the numbers that each gives alone, by fewer calls of the model. They share
+
+    - the gradient at x, by the methods that are made of it;
+    - a recording, by LRP and deep Taylor; another by deconvolution and guided backpropagation;
+    - f(x), and the layer or embeddings that are varied, by all that average or perturb;
+    - f(x0), by integrated and expected gradients with equal baselines;
+    - each noisy input, by SmoothGrads with equal n, sigma, antithetic and seed;
+    - the scores of coalitions, by methods over groups that form the same ones in the same order,
+      as LIME does whatever its regression.
+
+    The last three also need equal ``rows``. No step is kept for it, only one number a call.
+
     Raises InputError, TargetError, UnknownName, MissingRule, NotFinite: see ``whence.errors``.
 
     Example:
@@ -65,7 +78,9 @@ def explain(
     arguments = {k: framework.xp.asarray(v) for k, v in goal.arguments(inputs.batch).items()}
     if sample_ids is not None:
         sample_ids = Seeds(0, sample_ids, inputs.batch).ids  # looked at, whatever the method
-    job = Job(framework, model, inputs, goal, at, arguments, ledger, sample_ids)
+    job = Job(
+        framework, model, inputs, goal, at, arguments, ledger, sample_ids, several=len(wanted) > 1
+    )
     with framework.passive():
         found = _run(wanted, job)
         packed = [pack(m, f, job, x, classes) for m, f in zip(wanted, found, strict=True)]
@@ -87,27 +102,24 @@ def _labelled(items: Sequence[Explanation]) -> dict[str, Explanation]:
 
 def _run(wanted: Sequence[Method], job: Job) -> list[Found]:
     """Methods of one family run together, so that they share the recording or the gradient."""
-    families: dict[type, list[int]] = {}
+    families: dict[type[Method], list[int]] = {}
     for place, method in enumerate(wanted):
-        families.setdefault(_family(method), []).append(place)
+        families.setdefault(family_of(method), []).append(place)
     results: list[Found | None] = [None] * len(wanted)
-    for places in families.values():
-        methods = [wanted[p] for p in places]
-        try:
+    try:
+        for places in families.values():
+            methods = [wanted[p] for p in places]
             found = type(methods[0]).run(methods, job)
-        except WhenceError:
-            raise
-        except Exception:
-            checks.blame(job.framework, job.model, job.inputs)
-            raise
-        for place, one in zip(places, found, strict=True):
-            results[place] = one
+            for place, one in zip(places, found, strict=True):
+                results[place] = one
+    except WhenceError:
+        raise
+    except Exception:
+        checks.blame(job.framework, job.model, job.inputs)
+        raise
+    finally:
+        job.made.clear()  # some of it refers to the job, and together they would outlive the call
     return [r for r in results if r is not None]
-
-
-def _family(method: Method) -> type:
-    """The class that defines how a method runs: methods that share it share work."""
-    return next(c for c in type(method).__mro__ if "run" in vars(c))
 
 
 doors.explain = explain

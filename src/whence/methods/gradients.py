@@ -24,8 +24,13 @@ def native_gradient(job: Job) -> Found:
 
     The tape is used where the framework's own gradient has nothing to hold on to: for a layer's
     units, before the last softmax, at a layer, for whole-number inputs, and through a model that
-    runs under ``no_grad``.
+    runs under ``no_grad``. All methods of a call share one, so it is not to be written to.
     """
+    found: Found = job.once("gradient", lambda: _gradient(job))
+    return found
+
+
+def _gradient(job: Job) -> Found:
     target, xp = job.target, job.framework.xp
     floats = any(xp.is_floating(a) for a in job.inputs.arrays.values())
     if target.layer is None and not target.logit and job.at is None and floats:

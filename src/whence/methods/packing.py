@@ -31,11 +31,11 @@ def pack(
             "(a constant output, a detach(), or whole numbers on the way)"
         )
     xp = job.framework.xp
-    score = xp.to_numpy(found.score)
+    score = np.array(xp.to_numpy(found.score))  # methods that ran together found it together
     silent = _check_numbers(method, found, job, score)
     structure = _structure(found, job, x)
     channels, axes = _axes(found, job)
-    index = None if found.index is None else xp.to_numpy(found.index)
+    index = None if found.index is None else np.array(xp.to_numpy(found.index))
     answer, probability, is_probability = _answer(found)
     notes = [*found.notes, *_notes(found, job, silent, is_probability)]
     total = _summed(found, job, len(score)) if method.complete or found.rows else score

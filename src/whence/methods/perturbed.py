@@ -51,18 +51,13 @@ class Perturbed(Method):
 
     @classmethod
     def run(cls, methods: Sequence[Perturbed], job: Job) -> list[Found]:
-        """Each in turn; f(x) and what was found out about the model are shared."""
+        """Each in turn; f(x), equal calls and what was found out about the model are shared."""
         results = []
-        shared = None
         for method in methods:
             start = time.perf_counter()
             engine = Engine(
-                job, seed=getattr(method, "seed", 0), rows=method.rows,
-                sample_ids=job.sample_ids,
-            )  # fmt: skip
-            if shared is not None:
-                engine.caller = shared  # f(x), and all that was found out about the model
-            shared = engine.caller
+                job, seed=getattr(method, "seed", 0), rows=method.rows, sample_ids=job.sample_ids
+            )
             made = method.compute(engine, job)
             results.append(_found(made, engine, time.perf_counter() - start))
         return results

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -9,17 +11,20 @@ import numpy as np
 
 from ..arrays import Array
 from ..errors import OptionError
+from ..frameworks.base import Inputs
 from ..perturb.chunks import Chunk
 from ..perturb.engine import Engine, Plan
 from ..perturb.noise import check_count, check_sigma, noisy, ranges
 from .averaged import Averaged, IntegratedGradients, found_of
-from .base import Found, Job, Method
+from .base import Found, Job, Method, family_of
 from .gradients import Gradient, GradientTimesInput, Saliency, SensitivityAnalysis
 from .gradients import _OfGradient as OfGradient
 from .lrp import LRP
 from .walks import Deconvolution, GuidedBackpropagation
 
 __all__ = ["SmoothGrad"]
+
+Arrays = Mapping[str, Array]
 
 _AROUND: dict[str, type[Method]] = {
     m.name: m
@@ -86,78 +91,149 @@ class SmoothGrad(Averaged):
         inner = self.inner()
         return str(getattr(inner, "reduce", inner.reduce_by))
 
-    def seen(self, job: Job) -> Job:
-        """Noise is put on the input, wherever the attribution is read."""
-        return replace(job, at=None)
+    @property
+    def noise(self) -> str:
+        """What tells the noisy inputs of one from those of another."""
+        return repr((self.n, self.sigma, self.antithetic, self.seed, self.rows))
+
+    @classmethod
+    def run(cls, methods: Sequence[Any], job: Job) -> list[Found]:
+        """Those with equal noise together: a noisy input goes through the model once for all."""
+        alike: dict[str, list[int]] = {}
+        for place, method in enumerate(methods):
+            alike.setdefault(method.noise, []).append(place)
+        # Noise is put on the input, wherever the attribution is read.
+        seen = job if job.at is None else replace(job, at=None, several=False)
+        results: dict[int, Found] = {}
+        for places in alike.values():
+            start = time.perf_counter()
+            first: SmoothGrad = methods[places[0]]
+            engine = Engine(seen, seed=first.seed, rows=first.rows, sample_ids=job.sample_ids)
+            found = _together([methods[p] for p in places], engine, job)
+            seconds = (time.perf_counter() - start) / len(places)
+            for place, one in zip(places, found, strict=True):
+                results[place] = replace(one, seconds=seconds)
+        return [results[place] for place in range(len(methods))]
 
     def compute(self, engine: Engine, job: Job) -> Found:
         """The mean, or the second moments."""
-        plan = noisy(engine, self.n, self.sigma, antithetic=self.antithetic)
-        around = _Around(engine, self.inner(), job.at)
-        xp = engine.xp
-        share = np.full(self.n, 1 / self.n)
+        (found,) = _together([self], engine, job)
+        return found
+
+    def terms(self, arrays: Arrays, middle: Arrays, chunk: Chunk) -> Arrays:
+        """What is summed over the draws: of the attribution on a chunk's rows, {place: array}."""
         if self.kind == "mean":
-            made = engine.each(plan, lambda c: around.of(c, plan), share)
-        elif self.kind == "squared":
-            made = engine.each(
-                plan, lambda c: {k: a * a for k, a in around.of(c, plan).items()}, share
-            )
-        else:
-            made = self._variance(engine, plan, around, share)
-        notes = list(around.notes)
-        flat = [k for k, r in ranges(engine).items() if (r == 0).any()]
-        if flat:
-            notes.append(f"a sample of {flat[0]!r} is the same number everywhere: no noise on it")
-        axes = around.axes if job.at is not None else engine.axes
-        if job.at is None:
-            return found_of(engine, made, notes=tuple(notes), axes=axes)
-        base = engine.base
-        whole = {"at": xp.cast(made["at"], around.dtype)}
-        return Found(whole, base.array, base.index, base.outputs, axes=axes, notes=tuple(notes))
-
-    def _variance(
-        self, engine: Engine, plan: Plan, around: _Around, share: np.ndarray
-    ) -> dict[str, Array]:
+            return arrays
+        if self.kind == "squared":
+            return {k: a * a for k, a in arrays.items()}
         # Taken about the attribution at x, so that no small difference of large numbers is left.
-        still = Plan(1, lambda chunk: {}, show=False)
-        middle = engine.each(still, lambda c: around.of(c, still))
+        off = {k: a - chunk.take(middle[k]) for k, a in arrays.items()}
+        return {**off, **{f"{k} squared": a * a for k, a in off.items()}}
 
-        def moments(chunk: Chunk) -> dict[str, Array]:
-            off = {k: a - chunk.take(middle[k]) for k, a in around.of(chunk, plan).items()}
-            return {**off, **{f"{k} squared": a * a for k, a in off.items()}}
-
-        sums = engine.each(plan, moments, share)
+    def of_sums(self, sums: Arrays, middle: Arrays) -> Arrays:
+        """The attribution, of the means of the terms."""
+        if self.kind != "variance":
+            return sums
         scale = self.n / (self.n - 1)
         return {k: scale * (sums[f"{k} squared"] - sums[k] * sums[k]) for k in middle if k in sums}
 
 
+def _together(methods: Sequence[SmoothGrad], engine: Engine, job: Job) -> list[Found]:
+    """Methods with equal noise, in one run over it."""
+    first, xp = methods[0], engine.xp
+    plan = noisy(engine, first.n, first.sigma, antithetic=first.antithetic)
+    around = _Around(engine, [m.inner() for m in methods], job.at)
+    middles: list[Arrays] = [{} for _ in methods]
+    varying = [i for i, m in enumerate(methods) if m.kind == "variance"]
+    if varying:
+        still = Plan(1, lambda chunk: {}, show=False)
+        made = engine.each(still, lambda c: _numbered(around.of(c, still, varying)))
+        for i in varying:
+            middles[i] = _own(made, i)
+
+    def step(chunk: Chunk) -> Arrays:
+        found = around.of(chunk, plan, range(len(methods)))
+        return _numbered({i: methods[i].terms(a, middles[i], chunk) for i, a in found.items()})
+
+    sums = engine.each(plan, step, np.full(first.n, 1 / first.n))
+    flat = [k for k, r in ranges(engine).items() if (r == 0).any()]
+    results = []
+    for i, method in enumerate(methods):
+        whole = method.of_sums(_own(sums, i), middles[i])
+        notes = list(around.notes[i])
+        if flat:
+            notes.append(f"a sample of {flat[0]!r} is the same number everywhere: no noise on it")
+        if job.at is None:
+            results.append(found_of(engine, whole, notes=tuple(notes)))
+            continue
+        base, at = engine.base, xp.cast(whole["at"], around.dtypes[i])
+        results.append(
+            Found({"at": at}, base.array, base.index, base.outputs, axes=around.axes[i],
+                  notes=tuple(notes))
+        )  # fmt: skip
+    return results
+
+
+def _numbered(found: Mapping[int, Arrays]) -> Arrays:
+    """The arrays of several methods in one dict."""
+    return {f"{i} {k}": a for i, arrays in found.items() for k, a in arrays.items()}
+
+
+def _own(arrays: Arrays, number: int) -> Arrays:
+    """One method's arrays out of that."""
+    label = f"{number} "
+    return {k.removeprefix(label): a for k, a in arrays.items() if k.startswith(label)}
+
+
 class _Around:
-    """A method's attribution on the rows of a chunk."""
+    """The attributions of some methods on the rows of a chunk."""
 
-    def __init__(self, engine: Engine, method: Method, at: str | None) -> None:
-        self.engine, self.method, self.at = engine, method, at
-        self.notes: dict[str, None] = {}
-        self.axes: tuple[str, ...] | None = None
-        self.dtype = ""
+    def __init__(self, engine: Engine, methods: Sequence[Method], at: str | None) -> None:
+        self.engine, self.methods, self.at = engine, methods, at
+        self.notes: list[dict[str, None]] = [{} for _ in methods]
+        self.axes: list[tuple[str, ...] | None] = [None for _ in methods]
+        self.dtypes = ["" for _ in methods]
 
-    def of(self, chunk: Chunk, plan: Plan) -> dict[str, Array]:
-        """{place: (rows, ...)}; one entry ``at`` for a layer."""
-        caller, xp = self.engine.caller, self.engine.xp
+    def of(self, chunk: Chunk, plan: Plan, chosen: Sequence[int]) -> dict[int, Arrays]:
+        """{method: {place: (rows, ...)}}; one place, ``at``, for a layer.
+
+        chosen: which of the methods. Those of one family share the gradient, or the recording.
+        """
         inputs = self.engine.varied(chunk, plan)
+        families: dict[type[Method], list[int]] = {}
+        for i in chosen:
+            families.setdefault(family_of(self.methods[i]), []).append(i)
+        found: dict[int, Arrays] = {}
+        for family, places in families.items():
+            if issubclass(family, OfGradient) and self.at is None:
+                found |= self._of_gradient(chunk, inputs, places)
+            else:
+                found |= self._by_run(chunk, inputs, places)
+        return found
+
+    def _of_gradient(self, chunk: Chunk, inputs: Inputs, places: list[int]) -> dict[int, Arrays]:
+        caller, xp = self.engine.caller, self.engine.xp
         public = caller.patch.public
-        if isinstance(self.method, OfGradient) and self.at is None:
-            grads, _ = caller.gradient(inputs, chunk)
-            given = {public[k]: a for k, a in inputs.arrays.items() if k in public}
-            return {k: self.method.of(xp, g, given[k]) for k, g in grads.items()}
+        grads, _ = caller.gradient(inputs, chunk)
+        given = {public[k]: a for k, a in inputs.arrays.items() if k in public}
+        methods: dict[int, Any] = {i: self.methods[i] for i in places}
+        return {i: {k: m.of(xp, g, given[k]) for k, g in grads.items()} for i, m in methods.items()}
+
+    def _by_run(self, chunk: Chunk, inputs: Inputs, places: list[int]) -> dict[int, Arrays]:
+        caller, xp = self.engine.caller, self.engine.xp
+        public = caller.patch.public
         job = Job(
             caller.framework, caller.model, inputs, caller.target, self.at,
             caller.arguments_of(chunk), ledger=False,
         )  # fmt: skip
-        (found,) = type(self.method).run([self.method], job)
-        self.notes.update(dict.fromkeys(found.notes))
-        self.axes = found.axes
-        arrays = {k: a for k, a in found.attribution.items() if a is not None}
-        self.dtype = xp.dtype(next(iter(arrays.values()))) if arrays else ""
-        if self.at is not None:
-            return arrays
-        return {public[k]: a for k, a in arrays.items() if k in public}
+        made: dict[int, Arrays] = {}
+        methods = [self.methods[i] for i in places]
+        for i, found in zip(places, type(methods[0]).run(methods, job), strict=True):
+            self.notes[i].update(dict.fromkeys(found.notes))
+            self.axes[i] = found.axes
+            arrays = {k: a for k, a in found.attribution.items() if a is not None}
+            self.dtypes[i] = xp.dtype(next(iter(arrays.values()))) if arrays else ""
+            if self.at is None:
+                arrays = {public[k]: a for k, a in arrays.items() if k in public}
+            made[i] = arrays
+        return made

@@ -7,8 +7,9 @@ and returns values. ``run`` plays the designs of a whole batch in one line of mo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,11 +81,24 @@ def run(
                 kept[mine, : design.units] = design.coefficients(draws)
             return gathered(units, held, kept, chunk, x0)
 
-        scores = engine.forward(Plan(rows, make, samples=samples, label=label))
+        plan = Plan(rows, make, samples=samples, label=label)
+        scores = engine.once(
+            partial(_said, plan, units, designs, x0), partial(engine.forward, plan)
+        )
         for i, own in zip(samples, scores, strict=True):
             design = designs[i]
             answers[i] = design.answer(own[: design.rows], float(engine.base.score[i]))
     return [a for a in answers if a is not None]
+
+
+def _said(
+    plan: Plan, units: Units, designs: Sequence[Design], x0: Mapping[str, Array]
+) -> Iterator[Any]:
+    """All that the inputs of a line follow from: the same, by whatever design, is called once."""
+    yield from (x0, units.numbers, plan.draws)
+    for i in [] if plan.samples is None else plan.samples:
+        yield int(i)
+        yield designs[i].coefficients(np.arange(designs[i].rows))
 
 
 def _lines(rows: Sequence[int]) -> list[list[int]]:

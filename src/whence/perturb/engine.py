@@ -27,7 +27,7 @@ row, which ``make`` sees too and whose results are dropped: every call has the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ import numpy as np
 from ..arrays import Array, Functions
 from ..errors import OptionError
 from ..frameworks.base import Inputs
+from .alike import content
 from .calls import Base, Caller
 from .chunks import Chunk
 from .explained import Explained
@@ -108,7 +109,8 @@ class Engine:
         self.xp: Functions = job.framework.xp
         self.batch = job.inputs.batch
         self.seeds = Seeds(seed, sample_ids, self.batch)
-        self.caller = Caller(job)
+        # f(x), and all that was found out about the model, are the same for all methods of a call.
+        self.caller: Caller = job.once("caller", lambda: Caller(job))
         self.rows = rows
         self.show = show
         self.sizes: list[int] = []
@@ -219,6 +221,15 @@ class Engine:
         """
         plan = Plan(1, lambda chunk: {k: chunk.take(v) for k, v in arrays.items()}, samples)
         return self.forward(plan)[:, 0]
+
+    def once(self, said: Callable[[], Iterable[Any]], make: Callable[[], Any]) -> Any:
+        """What ``make`` returns, from the first method of the call that varies x in this way.
+
+        said: arrays and numbers that tell the varied inputs, in their order; they are compared by
+            what is in them. The rows a call count too, since results are the same to the last bit
+            only from equal calls. What comes back is shared: it is not to be written to.
+        """
+        return self.job.once(lambda: (self.rows, content(self.xp, said())), make)
 
     def _samples(self, plan: Plan) -> np.ndarray:
         if plan.samples is None:

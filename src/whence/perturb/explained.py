@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Protocol
 
 from ..arrays import Array
 from ..frameworks.base import Framework, Inputs
@@ -43,4 +43,8 @@ class Explained(Protocol):
     @property
     def arguments(self) -> Mapping[str, Array]:
         """The target's arrays."""
+        ...
+
+    def once(self, key: Hashable | Callable[[], Hashable], make: Callable[[], Any]) -> Any:
+        """What ``make`` returns, made once for all methods that explain the call."""
         ...
