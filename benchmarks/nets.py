@@ -1,4 +1,4 @@
-"""The models that costs are measured on, with random weights and non-trivial batch-norm."""
+"""The models that are measured on, with random weights, biases and non-trivial batch-norm."""
 
 from __future__ import annotations
 
@@ -35,6 +35,12 @@ def torch_net(name: str) -> Any:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_var.uniform_(0.5, 2.0)
             module.running_mean.normal_(0.0, 0.3)
+            torch.nn.init.uniform_(module.weight, 0.8, 1.2)
+            torch.nn.init.normal_(module.bias, 0.0, 0.1)
+    if name.startswith("vgg"):  # its biases start at zero, and then no rule for them would show
+        for module in model.modules():
+            if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+                torch.nn.init.normal_(module.bias, 0.0, 0.05)
     if name.startswith("vit"):  # its head starts at zero, so its gradient would be zero
         torch.nn.init.normal_(model.heads.head.weight, 0, 0.02)
     return model
