@@ -38,6 +38,30 @@ def torch_f(x: Any) -> Any:
     return torch.sin(flat @ a.T) @ b + flat[:, 0] * flat[:, 1]
 
 
+def kinked(x: np.ndarray) -> float:
+    """B . |A x - 1| - x0 relu(x1): a kink wherever A x passes 1 in a row."""
+    x = x.reshape(-1)
+    return float(B @ np.abs(A @ x - 1) - x[0] * max(x[1], 0.0))
+
+
+def kinked_grad(x: np.ndarray) -> np.ndarray:
+    """Its gradient."""
+    flat = x.reshape(-1)
+    g = A.T @ (B * np.sign(A @ flat - 1))
+    g[0] -= max(flat[1], 0.0)
+    g[1] -= flat[0] * (flat[1] > 0)
+    return g.reshape(x.shape)
+
+
+def torch_kinked(x: Any) -> Any:
+    """The same on a batch of tensors, (batch,)."""
+    import torch
+
+    flat = x.reshape(len(x), -1)
+    a, b = (torch.as_tensor(w, dtype=x.dtype) for w in (A, B))
+    return torch.abs(flat @ a.T - 1) @ b - flat[:, 0] * torch.relu(flat[:, 1])
+
+
 def job(model: Any, x: Any, target: Any = None, at: str | None = None) -> Job:
     """What ``explain`` makes of its arguments."""
     framework = frameworks.find(model, x)

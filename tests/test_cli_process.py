@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from support_cli import NETS, digit
+import whence
+from support_cli import NETS, digit, picture
 
 HERE = os.path.dirname(__file__)
 COMMAND = [sys.executable, "-c", "import sys; from whence.cli import main; sys.exit(main())"]
@@ -87,6 +89,64 @@ def test_ctrl_c(tmp_path):
     assert process.returncode == 130
     assert (stdout, stderr) == ("", "whence: interrupted\n")
     assert not out.exists()
+
+
+STEADY = """
+
+class Steady(Net):
+    def forward(self, x):
+        time.sleep(0.2)
+        return super().forward(x)
+
+
+def steady():
+    torch.manual_seed(0)
+    return Steady()
+"""
+
+
+def stopped(words, store, parts, number):
+    """The command, sent a signal once so many parts are finished: its status and its stderr."""
+    process = subprocess.Popen([*COMMAND, *map(str, words)], env=ENV, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    try:
+        end = time.monotonic() + 60
+        while len(list(store.glob("parts/*/*.json"))) < parts and time.monotonic() < end:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert stdout == ""
+    return process.returncode, stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_store_goes_on_after_ctrl_c_and_after_a_kill(tmp_path):
+    (tmp_path / "nets.py").write_text(NETS + STEADY)
+    (tmp_path / "in").mkdir()
+    for i in range(9):
+        picture(tmp_path / "in" / f"{i}.png", seed=i)
+    store = tmp_path / "run.zarr"
+    words = ["explain", f"{tmp_path}/nets.py:steady", tmp_path / "in", "--batch-size", 1, "--out"]
+    status, stderr = stopped([*words, store], store, 2, signal.SIGINT)
+    assert status == 130 and stderr == (
+        f"whence: interrupted; what was finished is in {store}; the same command goes on with it\n"
+    )
+    first = {p: p.stat().st_mtime_ns for p in store.glob("parts/*/*.json")}
+    assert stopped([*words, store], store, len(first) + 2, signal.SIGKILL)[0] == -signal.SIGKILL
+    held = {p: p.stat().st_mtime_ns for p in store.glob("parts/*/*.json")}
+    assert 4 <= len(held) < 9 and held.items() >= first.items()
+    ran = run(*words, store)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(f"9 of 9 images explained by lrp ({len(held)} of them before).")
+    assert {p: p.stat().st_mtime_ns for p in held} == held
+    assert run(*words, tmp_path / "whole.zarr").returncode == 0
+    kept, whole = whence.load(store), whence.load(tmp_path / "whole.zarr")
+    np.testing.assert_array_equal(kept.attribution[:], whole.attribution[:])
+    assert kept.ids == [f"{i}.png" for i in range(9)]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes")

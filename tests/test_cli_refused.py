@@ -158,7 +158,7 @@ def test_places_that_cannot_be_written_to(run, room, out, text):
     refused(run, room, ["explain", "demo:digits", "six.png", "--out", out], FAILED, text)
 
 
-@pytest.mark.parametrize("out", ["new/", "x.png", "x.npz"])
+@pytest.mark.parametrize("out", ["new/", "x.png", "x.npz", "new/run.zarr"])
 def test_a_folder_without_permission_is_found_before_the_work(run, room, monkeypatch, out):
     def never(*_, **__):
         raise AssertionError("the model was loaded")

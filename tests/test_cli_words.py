@@ -145,3 +145,12 @@ def test_ways_out_as_they_are_typed():
     assert as_typed('unknown="gradient" hands it on') == "--option unknown=gradient hands it on"
     named = "name one: target=whence.targets.output('b', class)"
     assert as_typed(named) == "name one: --output-name b"
+    assert as_typed("x is there; resume=True goes on with it. Give another out=, or take") == (
+        "x is there; without --no-resume the command goes on with it. Give another --out, or take"
+    )
+    assert as_typed("kept, and the same call goes on") == "kept, and the same command goes on"
+    differs = "x: at is 'a' in the store, None was asked for; batch_size is 2 in the store, 3 was"
+    assert as_typed(differs) == (
+        "x: --layer is 'a' in the store, None was asked for; --batch-size is 2 in the store, 3 was"
+    )
+    assert as_typed("what at is one, batch_size is 3") == "what at is one, batch_size is 3"

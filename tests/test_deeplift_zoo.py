@@ -14,7 +14,7 @@ from whence.methods.deeplift import DeepLIFT, DeepSHAP
 
 GAP = 1e-4
 # All of it rounding: in float64 both are next to nothing, as a test below holds.
-BALANCE = 3e-5
+BALANCE = 2e-5
 
 
 def adds_up(net, x, **options):

@@ -160,20 +160,7 @@ def test_paths_of_sequences_and_tables() -> None:
         IntegratedGradients(path="blur")(torch_f, smooth_input())
 
 
-# ---- sums: measured, refined
-
-
-def test_gaps_on_the_digits() -> None:
-    """A net of ReLUs has hundreds of kinks on the way: 64 steps leave most gaps below 1 %."""
-    model, x = digits_model("torch"), digits("test")[0][:12, None]
-    gap = IntegratedGradients(steps=64)(model, x).gap
-    assert np.median(gap) < 1e-2 and gap.max() < 0.1
-    e = IntegratedGradients()(model, x)  # steps are doubled until it is below 0.1 %
-    assert e.gap.max() < 1e-3 and not e.notes
-    assert (e.options["steps"], e.options["tolerance"]) == (64, 1e-3)
-    steps = e.extras["steps"]
-    assert (steps[gap <= 1e-3] == 64).all() and (steps[gap > 1e-3] > 64).all()
-    assert set(steps) <= {64, 128, 256, 512, 1024, 2048} and len(set(steps)) > 2
+# ---- sums: measured (refined: test_perturb_refine.py)
 
 
 def test_a_smooth_net_adds_up_at_default_steps() -> None:
@@ -196,31 +183,6 @@ def test_slopes() -> None:
         measured = np.log(error(rule, 512) / error(rule, 128)) / np.log(4)
         assert measured == pytest.approx(slope, abs=0.1), rule
     assert error("gauss-legendre", 24) < 1e-8 < 1e-3 < error("gauss-legendre", 4)
-
-
-def test_only_the_samples_above_the_tolerance_are_refined() -> None:
-    """The first sample is on a straight stretch; the second crosses a kink."""
-    rows = []
-
-    def model(x: Any) -> Any:
-        rows.append(len(x))
-        return torch.relu(x[:, 0] - 1) + x[:, 0]
-
-    x = torch.tensor([[0.9], [2.0]])
-    e = IntegratedGradients(steps=4, quadrature="left", tolerance=0.02)(model, x)
-    plain = IntegratedGradients(steps=4, quadrature="left")(model, x)
-    assert e.extras["steps"].tolist()[0] == 4 and e.extras["steps"][1] > 4
-    assert e.gap.max() <= 0.02 < plain.gap[1]
-    assert e.attribution[0] == plain.attribution[0]
-
-
-def test_a_tolerance_that_is_never_met_says_so() -> None:
-    def model(x: Any) -> Any:
-        return torch.relu(x[:, 0] - 1)
-
-    e = IntegratedGradients(steps=64, tolerance=1e-9)(model, torch.tensor([[2.0001]]))
-    assert e.extras["steps"].tolist() == [2048]
-    assert any("above 1e-09 still at 2048 steps for sample(s) 0" in n for n in e.notes)
 
 
 def test_what_is_rounding_is_not_refined() -> None:

@@ -34,21 +34,74 @@ def gauss_legendre(n: int) -> tuple[Array, Array]:
 
 def integrated_gradients(grad: Slope, x: Array, x0: Array, steps: int, rule: str) -> Array:
     """Equation 1 of Sundararajan 2017 by a rule of summation."""
-    if rule == "gauss-legendre":
-        places, weights = gauss_legendre(steps)
-    elif rule == "trapezoid":
-        places = np.array([k / (steps - 1) for k in range(steps)])
-        weights = np.array(
-            [(0.5 if k in (0, steps - 1) else 1) / (steps - 1) for k in range(steps)]
-        )
-    else:
-        off = {"left": 0, "middle": 0.5, "right": 1}[rule]
-        places = np.array([(k + off) / steps for k in range(steps)])
-        weights = np.ones(steps) / steps
     total = np.zeros_like(x)
-    for t, w in zip(places, weights, strict=True):
+    for t, w in zip(*summation(rule, steps), strict=True):
         total += w * grad(x0 + t * (x - x0))
     return (x - x0) * total
+
+
+def summation(rule: str, steps: int) -> tuple[Array, Array]:
+    """Places and weights of a rule of summation."""
+    if rule == "gauss-legendre":
+        return gauss_legendre(steps)
+    if rule == "trapezoid":
+        places = np.array([k / (steps - 1) for k in range(steps)])
+        ends = [(0.5 if k in (0, steps - 1) else 1) / (steps - 1) for k in range(steps)]
+        return places, np.array(ends)
+    off = {"left": 0, "middle": 0.5, "right": 1}[rule]
+    return np.array([(k + off) / steps for k in range(steps)]), np.ones(steps) / steps
+
+
+def refined(
+    f: Number, grad: Slope, x: Array, starts: Sequence[Array], steps: int, rule: str, gap: float
+) -> tuple[Array, int]:
+    """Integrated gradients from one baseline or the mean over several, with looks added.
+
+    Looks are added until |sum - (f(x) - f(x0))| is small enough: each round halves the parts
+    between looks where f changes most against what the looks on both sides say, half of all such
+    differences taken together. Returns the attribution and how many looks it is of.
+    """
+    places, weights = summation(rule, steps)
+    # A look: where it is, and from where to where it counts.
+    stops = np.cumsum(weights)
+    ways = [
+        [[t, b - w, b] for t, w, b in zip(places, weights, stops, strict=True)] for _ in starts
+    ]
+    change = f(x) - sum(f(x0) for x0 in starts) / len(starts)
+    while True:
+        parts = []
+        for number, (x0, looks) in enumerate(zip(starts, ways, strict=True)):
+            slopes = [(grad(x0 + t * (x - x0)) * (x - x0)).sum() for t, _, _ in looks]
+            for k in range(len(looks) + 1):
+                here = looks[k - 1][0] if k > 0 else 0.0
+                there = looks[k][0] if k < len(looks) else 1.0
+                wanted = f(x0 + there * (x - x0)) - f(x0 + here * (x - x0))
+                if k > 0:
+                    wanted -= slopes[k - 1] * (looks[k - 1][2] - here)
+                if k < len(looks):
+                    wanted -= slopes[k] * (there - looks[k][1])
+                parts.append((wanted, number, (here + there) / 2))
+        if abs(sum(p[0] for p in parts)) / len(starts) <= gap * abs(change):
+            break
+        parts.sort(key=lambda p: -abs(p[0]))
+        enough, so_far = sum(abs(p[0]) for p in parts) / 2, 0.0
+        for off, number, middle in parts:
+            looks = ways[number]
+            k = sum(t < middle for t, _, _ in looks)
+            if k > 0:
+                looks[k - 1][2] = (looks[k - 1][0] + middle) / 2
+            if k < len(looks):
+                looks[k][1] = (middle + looks[k][0]) / 2
+            left = looks[k - 1][2] if k > 0 else 0.0
+            looks.insert(k, [middle, left, looks[k][1] if k < len(looks) else 1.0])
+            so_far += abs(off)
+            if so_far >= enough:
+                break
+    total = np.zeros_like(x)
+    for x0, looks in zip(starts, ways, strict=True):
+        for t, left, right in looks:
+            total += (right - left) * grad(x0 + t * (x - x0)) * (x - x0)
+    return total / len(starts), sum(len(looks) for looks in ways)
 
 
 def idgi(f: Number, grad: Slope, path: Sequence[Array]) -> Array:

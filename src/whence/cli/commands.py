@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeVar
 
 from cyclopts import App, Parameter
 
-from whence.cli import explaining, flags, loading, screen, words
+from whence.cli import bar, dataset, explaining, flags, loading, screen, words
 from whence.demo import run as run_demo
+from whence.images.reading import files_of
+from whence.methods.base import Method
 from whence.methods.catalogue import methods as catalogue
+from whence.models import LoadedModel
 from whence.recording import layers as layers_of
 from whence.recording import record
 from whence.render.words import number, percentage
 from whence.tape import Tape, Value
 
 __all__ = ["app"]
+
+T = TypeVar("T")
+
+# What a command takes where nothing is written.
+_GOAL, _STORED, _LOOK = flags.Goal(), flags.Stored(), flags.Look()
 
 
 def _version() -> str:
@@ -51,7 +60,7 @@ def demo(
     out
         The folder for the pictures and explanations.
     """
-    with screen.progress() as step:
+    with bar.pieces(alike=False) as step:
         found = run_demo(loading.demo_framework(framework), out, step)
     files = [str(path) for path in found.files]
     if json:
@@ -70,14 +79,12 @@ def explain(
     /,
     *images: flags.Images,
     method: flags.Methods = None,
-    target: flags.Target = None,
-    difference: flags.Difference = None,
-    neuron: flags.Neuron = None,
-    output_name: flags.OutputName = None,
-    layer: flags.Layer = None,
+    goal: flags.Goal = _GOAL,
     composite: flags.Composite = None,
     option: flags.Options = None,
+    seed: flags.Seed = None,
     out: flags.Out = "whence-explained",
+    stored: flags.Stored = _STORED,
     size: flags.Size = None,
     weights: flags.Weights = None,
     framework: flags.Framework = None,
@@ -86,31 +93,91 @@ def explain(
 ) -> None:
     """Explain what a model answers to images.
 
+    With --out NAME.zarr, any number of images go into a store that whence.load
+    reads: part after part, so that it fits the memory, and the same command goes
+    on where it was killed, interrupted or out of space. Images that cannot be
+    explained are named and passed by, and the exit status is then 1.
+
     Example: whence explain torchvision:resnet18 cat.jpg --target tabby --out cat.png
 
     Example: whence explain demo:digits six.png --difference 8 6 --method lrp --method saliency
+
+    Example: whence explain keras:ResNet50 photos/ --method rise --seed 3 --out run.zarr
     """
     options = words.options_of(option or [])
     if composite is not None:
         if "composite" in options:
             raise words.UsageError("--composite and --option composite=... were both given.")
         options["composite"] = composite
-    methods = explaining.methods_of(method or ["lrp"], options)
+    methods = explaining.methods_of(method or ["lrp"], options, seed)
     if not images:
         raise words.UsageError("no image was given: name pictures, folders or patterns.")
-    output = explaining.output_of(out, len(methods))
+    place: dataset.Store | explaining.Output
+    if dataset.is_store(out):
+        place = dataset.store_of(out, methods, stored.batch_size, stored.resume)
+    else:
+        dataset.check_unused(stored.batch_size, stored.resume, out)
+        place = explaining.output_of(out, len(methods))
     with screen.progress() as step:
-        step(0, len(methods), f"loading {model}")
+        step(0, 1, f"loading {model}")
         loaded = loading.named_model(model, weights, framework, class_names)
-        batch = loading.image_batch(loaded, images, size)
-        explaining.check_count(output, len(batch))
-        goal = words.target_of(
-            target or [], difference, neuron, output_name, loaded.classes, len(batch)
+    asked = _Asked(loaded, images, size, goal, loading.notes_of(loaded, weights), json)
+    if isinstance(place, dataset.Store):
+        _into_store(asked, place)
+    else:
+        _into_pictures(asked, place, methods)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is explained, whichever way its explanation is kept."""
+
+    loaded: LoadedModel
+    images: Sequence[str]
+    size: str | None
+    goal: flags.Goal
+    notes: Sequence[str]
+    json: bool
+
+    def target(self, images: int) -> Any:
+        """For ``whence.explain``."""
+        goal = self.goal
+        return words.target_of(
+            goal.target or [], goal.difference, goal.neuron, goal.output_name, self.loaded.classes,
+            images,
+        )  # fmt: skip
+
+
+def _into_store(asked: _Asked, store: dataset.Store) -> None:
+    loaded, layer = asked.loaded, asked.goal.layer
+    files = [file for image in asked.images for file in files_of(image)]
+    preprocess = loading.preprocess_of(loaded, asked.size)
+    target = asked.target(len(files))
+    with bar.pieces() as step:
+        run, before = dataset.run_dataset(store, loaded, files, preprocess, target, layer, step)
+    notes = [*asked.notes, *run.notes]
+    if asked.json:
+        found = dataset.document(run, before)
+        screen.say_json(
+            {"model": loaded.spec, "framework": loaded.framework, **found, "notes": notes}
         )
-        task = explaining.Task(loaded, batch, methods, goal, layer, output)
+    else:
+        screen.say(dataset.told(run, before))
+        screen.say_notes(notes)
+        screen.say_notes(dataset.failed(run), "failed")
+    dataset.check(run)
+
+
+def _into_pictures(asked: _Asked, output: explaining.Output, methods: Sequence[Method]) -> None:
+    loaded, layer = asked.loaded, asked.goal.layer
+    with bar.pieces() as step:
+        step(0, 1, "reading images")
+        batch = loading.image_batch(loaded, asked.images, asked.size)
+        explaining.check_count(output, len(batch))
+        task = explaining.Task(loaded, batch, methods, asked.target(len(batch)), layer, output)
         rows, files = explaining.run(task, step)
-    notes = [*loading.notes_of(loaded, weights), *batch.notes]
-    if json:
+    notes = [*asked.notes, *batch.notes]
+    if asked.json:
         screen.say_json(
             {"model": loaded.spec, "framework": loaded.framework, "rows": rows,
              "files": [str(path) for path in files], "notes": notes}
@@ -154,10 +221,7 @@ def layers(
     image: flags.Image = None,
     /,
     *,
-    size: flags.Size = None,
-    shape: flags.Shape = None,
-    weights: flags.LookWeights = None,
-    framework: flags.Framework = None,
+    look: flags.Look = _LOOK,
     json: flags.Json = False,
 ) -> None:
     """List a model's layers as they run, by the names that --layer and --neuron take.
@@ -166,13 +230,9 @@ def layers(
 
     Example: whence layers net.py:build --shape 1,3,64,64
     """
-    with screen.progress() as step:
-        step(0, 2, f"loading {model}")
-        loaded = loading.named_model(model, weights, framework, untrained=True)
-        step(1, 2, "running it")
-        rows = loading.looked_at(layers_of, loaded, image, size, shape)
+    rows = _looked(layers_of, model, image, look)
     if json:
-        screen.say_json({"model": loaded.spec, "layers": [asdict(row) for row in rows]})
+        screen.say_json({"model": model, "layers": [asdict(row) for row in rows]})
     else:
         screen.say(str(rows))
 
@@ -183,10 +243,7 @@ def tape(
     image: flags.Image = None,
     /,
     *,
-    size: flags.Size = None,
-    shape: flags.Shape = None,
-    weights: flags.LookWeights = None,
-    framework: flags.Framework = None,
+    look: flags.Look = _LOOK,
     json: flags.Json = False,
 ) -> None:
     """Print what ran when a model was called, operation by operation, as a program.
@@ -195,16 +252,21 @@ def tape(
 
     Example: whence tape torchvision:resnet18 --size 64x64
     """
-    with screen.progress() as step:
-        step(0, 2, f"loading {model}")
-        loaded = loading.named_model(model, weights, framework, untrained=True)
-        step(1, 2, "running it")
-        found = loading.looked_at(record, loaded, image, size, shape)
+    found = _looked(record, model, image, look)
     if json:
-        screen.say_json({"model": loaded.spec, "nodes": _nodes(found)})
+        screen.say_json({"model": model, "nodes": _nodes(found)})
     else:
         screen.say(str(found))
     found.free()
+
+
+def _looked(how: Callable[[Any, Any], T], model: str, image: str | None, look: flags.Look) -> T:
+    """What a look at a model gives, without what it would answer being of interest."""
+    with screen.progress() as step:
+        step(0, 2, f"loading {model}")
+        loaded = loading.named_model(model, look.weights, look.framework, untrained=True)
+        step(1, 2, "running it")
+        return loading.looked_at(how, loaded, image, look.size, look.shape)
 
 
 def _nodes(found: Tape) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from whence import frameworks
+from whence.cli.bar import Step
 from whence.cli.words import UsageError
 from whence.demo import check_folder, folder
 from whence.errors import FileError, OptionError, UnknownName
@@ -29,8 +30,6 @@ __all__ = ["Output", "Task", "check_count", "methods_of", "output_of", "rows_of"
 _MOST = 16  # images in one file: more is a picture nobody can read, and needs much memory
 _LARGE = 32  # pixels on a side
 _WORTH_TELLING = 0.05  # share of the answer that one operation absorbs
-
-Step = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -53,24 +52,42 @@ class Task:
     output: Output
 
 
-def methods_of(names: Sequence[str], options: dict[str, Any]) -> list[Method]:
+def methods_of(
+    names: Sequence[str], options: dict[str, Any], seed: int | None = None
+) -> list[Method]:
     """The methods with their options; an option goes to each method that has it.
 
-    Raises UsageError for a method, an option or a value that is not known.
+    seed: for those that draw at random. Raises UsageError for a method, an option or a value that
+    is not known, and for a seed where nothing is drawn.
     """
     names = [("lrp" if name == "auto" else name) for name in names]
     if len(set(names)) < len(names):
         raise UsageError(f"--method: {', '.join(names)}: each method once.")
+    if seed is not None and "seed" in options:
+        raise UsageError("--seed and --option seed=... were both given.")
+    if seed is not None and seed < 0:
+        raise UsageError(f"--seed {seed}: give a whole number, 0 or more.")
     kinds = {name: CATALOGUE[name].make for name in names if name in CATALOGUE}
     takes = {n: {f.name for f in fields(k)} for n, k in kinds.items()}  # type: ignore[arg-type]
     strange = {k: v for k, v in options.items() if not any(k in own for own in takes.values())}
+    drawing = {name for name, kind in kinds.items() if _draws(kind)}
+
+    def own(name: str) -> dict[str, Any]:
+        taken = {k: v for k, v in options.items() if k in takes.get(name, ())} | strange
+        return taken if seed is None or name not in drawing else {**taken, "seed": seed}
+
     try:
-        return [
-            make(n, {k: v for k, v in options.items() if k in takes.get(n, ())} | strange)
-            for n in names
-        ]
+        made = [make(name, own(name)) for name in names]
     except (UnknownName, OptionError) as error:
         raise UsageError(str(error)) from error
+    if seed is not None and not drawing:
+        raise UsageError(f"--seed {seed}: nothing is drawn at random by {', '.join(names)}.")
+    return made
+
+
+def _draws(kind: Any) -> bool:
+    """Whether a method has random draws to be named: what LRP calls its seed is something else."""
+    return any(f.name == "seed" and isinstance(f.default, int) for f in fields(kind))
 
 
 def output_of(text: str, methods: int) -> Output:
@@ -86,7 +103,7 @@ def output_of(text: str, methods: int) -> Output:
     if suffix not in (*SUFFIXES, ".npz"):
         raise UsageError(
             f"--out {text!r}: give a .png or .svg file for a picture, an .npz file for the "
-            "numbers, or a folder (with / at its end) for both."
+            "numbers, a folder (with / at its end) for both, or a .zarr store for very many images."
         )
     if not path.parent.is_dir():
         raise FileError(f"cannot write {path}: there is no folder {path.parent}.")

@@ -18,7 +18,9 @@ from whence.frameworks.base import Expectation
 from whence.images import Images, Preprocess, read
 from whence.models import LoadedModel, load
 
-__all__ = ["demo_framework", "image_batch", "looked_at", "named_model", "notes_of"]
+__all__ = [
+    "demo_framework", "image_batch", "looked_at", "named_model", "notes_of", "preprocess_of",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -60,10 +62,7 @@ def named_model(
 
 def image_batch(loaded: LoadedModel, images: Sequence[str], size: str | None) -> Images:
     """The images as the model takes them. Raises InputError for a model that takes none."""
-    preprocess = _preprocess(loaded)
-    if size is not None:
-        preprocess = replace(preprocess, size=size_of(size))
-    return read(list(images), preprocess)
+    return read(list(images), preprocess_of(loaded, size))
 
 
 def notes_of(loaded: LoadedModel, weights: str | None) -> tuple[str, ...]:
@@ -76,10 +75,18 @@ def notes_of(loaded: LoadedModel, weights: str | None) -> tuple[str, ...]:
     return notes
 
 
-def _preprocess(loaded: LoadedModel) -> Preprocess:
-    """The source's own; without one, what the model's first layer says of its input."""
-    if loaded.preprocess is not None:
-        return loaded.preprocess
+def preprocess_of(loaded: LoadedModel, size: str | None = None) -> Preprocess:
+    """How images become a model's input: as its source says, else as its first layer does.
+
+    size: as ``--size`` is written, instead of its own. Raises UsageError for what is no size,
+    InputError for a model that takes no pictures.
+    """
+    found = _assumed(loaded) if loaded.preprocess is None else loaded.preprocess
+    return found if size is None else replace(found, size=size_of(size))
+
+
+def _assumed(loaded: LoadedModel) -> Preprocess:
+    """Pixels in 0..1, in the form that the model's first layer wants."""
     framework = frameworks.by_name(loaded.framework)
     wants = framework.expectation(loaded.model)
     if wants.tokens or wants.rank not in (None, 4) or wants.channels not in (None, 1, 3):
@@ -141,7 +148,7 @@ def _shape(
     if shape is not None:
         return shape_of(shape)
     if size is not None:
-        return (1, *(replace(_preprocess(loaded), size=size_of(size)).shape or ()))
+        return (1, *(preprocess_of(loaded, size).shape or ()))
     if loaded.input_shape is not None:
         return (1, *loaded.input_shape)
     if wants.tokens:

@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt as error:
-        return _report(error, "interrupted", INTERRUPTED, debug)
+        # A store says in a note what is kept, and how to go on.
+        text = "; ".join(["interrupted", *getattr(error, "__notes__", ())])
+        return _report(error, plain(as_typed(text)), INTERRUPTED, debug)
     except (CycloptsError, UsageError) as error:
         text = _one_line(error).rstrip(".")
         return _report(error, f"{text}. {_help_hint(words)}", USAGE, debug)

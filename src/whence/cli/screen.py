@@ -25,10 +25,10 @@ def say(text: str) -> None:
     print(text.replace("\N{NO-BREAK SPACE}", " ").encode(encoding, "replace").decode(encoding))
 
 
-def say_notes(notes: Iterable[str]) -> None:
-    """What a reader should know, each once, on stderr."""
+def say_notes(notes: Iterable[str], head: str = "note") -> None:
+    """What a reader should know, each once, on stderr, behind a word that says what it is."""
     for note in dict.fromkeys(notes):
-        print(f"note: {plain(note)}", file=sys.stderr)
+        print(f"{head}: {plain(note)}", file=sys.stderr)
 
 
 def say_json(value: Any) -> None:

@@ -26,6 +26,11 @@ _TYPED = (
     (r"target=whence\.targets\.output\('?([^',]+)'?, class\)", r"--output-name \1"),
     (r'unknown="gradient"', "--option unknown=gradient"),
     (r"or whence\.neuron\(\.\.\.\)", "or --neuron LAYER:CHANNEL"),
+    (r"resume=True goes on with it", "without --no-resume the command goes on with it"),
+    (r"(?<=another )out=", "--out"),
+    (r"the same call goes on", "the same command goes on"),
+    (r"batch_size is (?=.* in the store, )", "--batch-size is "),
+    (r"\bat is (?=.* in the store, )", "--layer is "),
 )
 
 

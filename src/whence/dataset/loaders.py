@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import InputError, OptionError
 from ..frameworks.base import Expectation
 from ..images import Images, Preprocess, decode
-from ..images.reading import _files as files_of
+from ..images.reading import files_of
 from .items import leaves, row_of, rows_of
 from .parts import Batch, Broken, Part, cut
 from .sources import (

@@ -16,7 +16,7 @@ from whence.errors import FileError, InputError
 from whence.images.decode import MAX_PIXELS, Picture, as_array, decode, picture
 from whence.images.preprocess import Preprocess
 
-__all__ = ["Images", "read"]
+__all__ = ["Images", "files_of", "read"]
 
 _SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm "
@@ -109,7 +109,7 @@ def read(
 
 def _pictures(source: Any, max_pixels: int) -> Iterator[Picture]:
     if isinstance(source, str | os.PathLike):
-        for path in _files(os.fspath(source)):
+        for path in files_of(os.fspath(source)):
             yield decode(path, max_pixels=max_pixels)
     elif type(source).__module__.startswith("PIL."):
         yield picture(source, "")
@@ -156,8 +156,12 @@ def _each(array: np.ndarray) -> Iterable[np.ndarray]:
     return [array]
 
 
-def _files(text: str) -> list[Path]:
-    """The image files that a path, folder or pattern stands for, never none."""
+def files_of(text: str) -> list[Path]:
+    """The image files that a path, folder or pattern stands for, in natural order, never none.
+
+    A path is taken as it is, whether or not there is a file. Raises FileError for an address, for a
+    folder without images and for a pattern that matches nothing.
+    """
     if re.match(r"[a-z][a-z0-9+]+://", text):
         raise FileError(f"{text} is an address; nothing is downloaded. Save it and give the file.")
     path = Path(text).expanduser()
