@@ -353,6 +353,13 @@ def test_a_part_is_a_function_of_itself_and_the_seed(net):
             np.testing.assert_array_equal(pieces[0][1], b.pieces[name][0][1])
 
 
+def test_the_seed_of_the_draws_is_not_where_relevance_starts(net, tmp_path):
+    """LRP has a ``seed`` of its own, which is no number."""
+    run = explain_dataset(net, X, "lrp", out=tmp_path / "run.zarr", seed=3)
+    alone = whence.explain(net, X[:2], "lrp")
+    np.testing.assert_allclose(run[:2].attribution, alone.to_numpy(), rtol=1e-5, atol=1e-7)
+
+
 def test_memory_does_not_grow_with_the_data(net, tmp_path):
     import weakref
 

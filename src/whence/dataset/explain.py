@@ -127,7 +127,8 @@ def _method(method: Any, options: Mapping[str, Any], seed: int | None) -> Method
     if isinstance(method, (list, tuple)):
         raise OptionError("one store holds one method; call explain_dataset once for each")
     made = make(method, options)
-    if seed is None or "seed" not in {f.name for f in fields(made)}:  # type: ignore[arg-type]
+    defaults = {f.name: f.default for f in fields(made)}  # type: ignore[arg-type]
+    if seed is None or not isinstance(defaults.get("seed"), int):  # LRP's is where it starts
         return made
     return replace(made, seed=seed)  # type: ignore[type-var]
 
