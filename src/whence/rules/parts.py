@@ -17,7 +17,7 @@ from ..ops import Op
 from ..tape import Array, Node, Value
 
 __all__ = [
-    "BIAS", "Sides", "check_bias", "negative", "nonnegative", "positive", "run_with", "signed_run",
+    "BIAS", "Change", "Sides", "check_bias", "negative", "nonnegative", "positive", "signed_run",
     "spread_evenly", "weight_name", "weights_of",
 ]  # fmt: skip
 
@@ -94,14 +94,21 @@ class Sides:
     """shares (like the output) -> operand times what the weights pull back, (batch, *in)."""
 
 
-def signed_run(node: Node, weight: Array, bias: Array | None, *, up: bool = True) -> Sides:
-    """What pushed the output up, ``f(x+; W+, bias) + f(x-; W-)``.
+Change = Callable[[Any, Array], Array]
+"""``change(xp, weight)``: a weight made from a weight."""
 
-    With ``up=False``, what pushed it down, ``f(x+; W-, bias) + f(x-; W+)``. An operand that is not
-    negative needs one run.
+
+def signed_run(
+    node: Node, weight: Array, bias: Array | None,
+    changes: tuple[Change, Change] = (positive, negative),
+) -> Sides:  # fmt: skip
+    """``f(x+; W1, bias) + f(x-; W2)`` with the changed weights W1 and W2.
+
+    As it stands, what pushed the output up; with ``changes=(negative, positive)`` what pushed it
+    down. An operand that is not negative needs one run.
     """
     xp: Any = node.xp
-    first, second = (positive, negative) if up else (negative, positive)
+    first, second = changes
     (x,) = node.inputs
     if nonnegative(node.into[0]):
         return run_with(node, first(xp, weight), bias)

@@ -15,16 +15,7 @@ from ..backward import Split, Total
 from ..errors import OptionError
 from ..tape import Array, Node
 from .affine import shares_of
-from .parts import (
-    check_bias,
-    negative,
-    nonnegative,
-    positive,
-    run_with,
-    signed_run,
-    spread_evenly,
-    weights_of,
-)
+from .parts import Change, check_bias, negative, positive, signed_run, spread_evenly, weights_of
 
 __all__ = ["AlphaBeta", "Gamma", "ZPlus"]
 
@@ -145,7 +136,7 @@ class AlphaBeta:
         biases = (None, None) if bias is None else (positive(xp, bias), negative(xp, bias))
         used = (None, None) if self.bias == "ignore" else biases
         up = signed_run(node, weight, used[0])
-        down = signed_run(node, weight, used[1], up=False)
+        down = signed_run(node, weight, used[1], (negative, positive))
         arriving = self._shared_out(xp, relevance, up.output, down.output)
         terms = [
             (_finish(node, run.back, run.output, r, b, self.bias, side), r)
@@ -191,67 +182,53 @@ class Gamma:
             raise OptionError(f"Gamma needs gamma >= 0; got {self.gamma!r}")
 
     def __call__(self, node: Node, relevance: Array) -> Split:
-        """Relevance of the output in, of the operand out."""
-        xp: Any = node.xp
-        z = node.output
-        above = xp.gated(relevance, z)
-        rest = relevance - above
-        if nonnegative(node.into[0]) and xp.known_zero(rest):
-            return self._upward(node, relevance)
-        return self._both_ways(node, above, rest)
+        """Relevance of the output in, of the operand out.
 
-    def _upward(self, node: Node, relevance: Array) -> Split:
-        """The usual case, after which a ReLU comes: x >= 0 and nothing arrives at z <= 0.
-
-        One run with W + gamma W+ says it all.
+        With A the weights for z > 0 and B those for z < 0, A + B = (2 + gamma) W. So one changed
+        run serves both signs: its outputs add up to (2 + gamma) z, and so do its ways back. Where
+        nothing arrives at z <= 0, as before a ReLU, it is all that is needed.
         """
         xp: Any = node.xp
-        weight, bias = weights_of(node)
-        if bias is not None:
-            bias = xp.raised(bias, self.gamma)
-        used = None if self.bias == "ignore" else bias
-        run = run_with(node, xp.raised(weight, self.gamma), used)
-        term = _finish(node, run.back, run.output, relevance, bias, self.bias)
-        return Split((term.part,), lambda total: term.books(total, relevance))
-
-    def _both_ways(self, node: Node, above: Array, rest: Array) -> Split:
-        """Any operand, and outputs of either sign.
-
-        With P what pushed up and N = xW - P what pushed down, b+ and b- among them, z > 0 shares
-        over z + gamma P and z < 0 over z + gamma N = (1 + gamma) z - gamma P: one modified run and
-        two ways back serve both. above: what arrived at z > 0. rest: what arrived elsewhere.
-        """
-        xp: Any = node.xp
-        (x,), z, g = node.inputs, node.output, self.gamma
+        (x,), z = node.inputs, node.output
         weight, bias = weights_of(node)
         if bias is not None and self.bias == "ignore":
             z, bias = z - xp.asarray(node.offset, like=x), None
-        up = signed_run(node, weight, None if bias is None else positive(xp, bias))
-        below, lift = xp.gated(rest, -node.output), up.output * g
-        sides = (
-            self._side(node, above, z + lift, bias, positive),
-            self._side(node, below, z * (1 + g) - lift, bias, negative),
-        )
-        whole = node.pull(sides[0].shares + (1 + g) * sides[1].shares)[0]
-        part = x * whole + g * up.back(sides[0].shares - sides[1].shares)
-        for side in sides:
-            if side.offset is not None and self.bias == "distribute":
-                part = part + spread_evenly(node, side.shares * side.offset)
+        run = signed_run(
+            node, weight, None if bias is None else self._raised(xp, bias),
+            (self._raised, self._lowered),
+        )  # fmt: skip
+        above = xp.gated(relevance, node.output)
+        rest = relevance - above
+        sides = [self._side(node, above, run.output, bias, self._raised)]
+        if xp.known_zero(rest):
+            below, part = rest, run.back(sides[0].shares)
+        else:
+            below = xp.gated(rest, -node.output)
+            output = z * (2 + self.gamma) - run.output
+            sides.append(self._side(node, below, output, bias, self._lowered))
+            part = run.back(sides[0].shares - sides[1].shares)
+            part = part + (2 + self.gamma) * x * node.pull(sides[1].shares)[0]
+        if self.bias == "distribute" and bias is not None:
+            part = part + spread_evenly(node, sum(s.shares * s.offset for s in sides))
+            sides = [replace(s, offset=None) for s in sides]
 
         def absorbed(total: Total) -> Mapping[str, Array]:
-            kept = sides if self.bias == "absorb" else [replace(s, offset=None) for s in sides]
-            books = _sum_books([s.books(total, s.part) for s in kept])
-            books["clipped"] = total(rest - below)
-            return books
+            books = _sum_books([s.books(total, s.part) for s in sides])
+            return {**books, "clipped": total(rest - below)}
 
         return Split((part,), absorbed)
 
+    def _raised(self, xp: Any, parameter: Array) -> Array:
+        """What is positive counts 1 + gamma times."""
+        return xp.raised(parameter, self.gamma)
+
+    def _lowered(self, xp: Any, parameter: Array) -> Array:
+        """What is negative counts 1 + gamma times."""
+        return parameter + self.gamma * negative(xp, parameter)
+
     def _side(
-        self, node: Node, arrived: Array, output: Array, bias: Array | None,
-        sign: Callable[..., Array],
-    ) -> _Term:  # fmt: skip
+        self, node: Node, arrived: Array, output: Array, bias: Array | None, change: Change
+    ) -> _Term:
         """What arrives at outputs of one sign, and its shares; ``part`` holds what arrived."""
-        offset = None
-        if bias is not None:
-            offset = _aligned(node, bias + self.gamma * sign(node.xp, bias))
+        offset = None if bias is None else _aligned(node, change(node.xp, bias))
         return _Term(output, arrived, shares_of(node, arrived, output), offset)

@@ -68,7 +68,10 @@ def _rectified(node: Node, multiplier: Array, halves: Halves) -> Array:
     xp: Any = node.xp
     (value,), result = node.into, node.results[0]
     run, rise = halves.delta(value), halves.delta(result)
-    close = xp.abs(run) <= _NEAR
+    size = xp.abs(run)
+    if xp.known_one_sided(xp.maximum(size - _NEAR, 0.0)):  # nowhere close, as is usual
+        return halves.times(value, multiplier, narrow(xp, rise / run, multiplier))
+    close = size <= _NEAR
     on = xp.cast(wide(xp, halves.first(value, value.array)) > 0, xp.dtype(run))
     ratio = xp.where(close, on, rise) / xp.where(close, 1.0, run)
     return halves.times(value, multiplier, narrow(xp, ratio, multiplier))
