@@ -33,7 +33,8 @@ def transported(node: Node, relevance: Any) -> tuple[Array, ...] | Split:
     given = relevance if isinstance(relevance, tuple) else (relevance,)
     parts = node.pull(*given)
     move = node.attrs.get("move")
-    only_moves = node.kind is not Op.SHAPE or move == "reshape" or isinstance(move, tuple)
+    takes = node.kind is not Op.SHAPE or move == "reshape" or node.attrs.get("takes")
+    only_moves = takes or isinstance(move, tuple)
     if len(given) > 1 or (only_moves and not (isinstance(move, tuple) and move[0] == "concat")):
         return parts
     return Split(parts, lambda total: {"constant": total(given[0], _constant(node))})

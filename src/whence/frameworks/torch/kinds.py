@@ -23,6 +23,7 @@ from .names import (
     RELAID,
     RESHAPES,
     SAME,
+    TAKES,
     TRANSPOSES,
 )  # fmt: skip
 from .norms import BATCH_NORMS, NORMS, batch_norm, norm
@@ -228,7 +229,7 @@ def _average(call: Call) -> Kinded:
 
 
 def _shape(move: str) -> Callable[[Call], Kinded]:
-    return lambda call: Kinded(Op.SHAPE, attrs={"move": move})
+    return lambda call: Kinded(Op.SHAPE, attrs={"move": move, "takes": call.name in TAKES})
 
 
 _MOVING = RESHAPES | SAME | RELAID | MOVES | JOINS | TRANSPOSES | {"stack"}

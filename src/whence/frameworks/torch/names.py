@@ -13,7 +13,7 @@ import torch
 
 __all__ = [
     "ABOUT", "ACTIVATIONS", "AVERAGES", "CONVOLUTIONS", "CUT", "JOINS", "LEARNS", "LIKE", "MAXIMA",
-    "MOVES", "PRODUCTS", "RANDOM", "READ", "RELAID", "RESHAPES", "SAME", "TRANSPOSES",
+    "MOVES", "PRODUCTS", "RANDOM", "READ", "RELAID", "RESHAPES", "SAME", "TAKES", "TRANSPOSES",
     "VIEWS_IN_PLACE", "plain_name",
 ]  # fmt: skip
 
@@ -121,6 +121,12 @@ MOVES = _words(
     "max_unpool2d max_unpool3d affine_grid unsafe_chunk unsafe_split unsafe_split_with_sizes "
     "_unsafe_index _unsafe_index_put meshgrid cartesian_prod combinations"
 )
+TAKES = RELAID | _words(
+    "contiguous clone to float double half bfloat16 cuda cpu alias identity expand expand_as "
+    "broadcast_to broadcast_tensors repeat tile repeat_interleave chunk split split_with_sizes "
+    "tensor_split hsplit vsplit dsplit unbind select narrow slice getitem index_select"
+)
+"""Moves all of whose numbers come from the operand: no padding, no constant among them."""
 JOINS = _words("cat concat concatenate hstack vstack dstack column_stack row_stack")
 TRANSPOSES = _words("permute transpose t T mT H mH swapaxes swapdims movedim moveaxis adjoint")
 ACTIVATIONS = _words(
