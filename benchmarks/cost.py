@@ -73,6 +73,34 @@ def torch_calls(
     return base, calls
 
 
+def text_calls(
+    name: str, batch: int, device: str
+) -> tuple[Callable[[], Any], dict[str, Callable[[], Any]]]:
+    """The same for token ids: the gradient at their embeddings."""
+    import torch
+
+    import whence
+
+    model, ids = nets.bert(batch)
+    model, ids = model.to(device), ids.to(device)
+
+    def base() -> Any:
+        given = model.get_input_embeddings()(ids).detach().requires_grad_()
+        out = model(inputs_embeds=given).logits
+        return torch.autograd.grad(out.gather(1, out.argmax(1, keepdim=True)).sum(), given)[0]
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return model(ids)
+
+    return base, {
+        "forward alone": forward,
+        "lrp epsilon": lambda: whence.explain(model, ids, "lrp", composite="epsilon"),
+        "lrp attn-lrp": lambda: whence.explain(model, ids, "lrp", composite="attn-lrp"),
+        "deeplift": lambda: whence.explain(model, ids, "deeplift"),
+    }
+
+
 def tensorflow_calls(
     name: str, batch: int, device: str
 ) -> tuple[Callable[[], Any], dict[str, Callable[[], Any]]]:
@@ -98,10 +126,18 @@ def tensorflow_calls(
     return lambda: compiled(x).numpy(), calls
 
 
+def made(
+    framework: str, name: str, batch: int, device: str
+) -> tuple[Callable[[], Any], dict[str, Callable[[], Any]]]:
+    """The base and what is measured against it, for any model."""
+    if framework == "tensorflow":
+        return tensorflow_calls(name, batch, device)
+    return (text_calls if name in nets.TEXT else torch_calls)(name, batch, device)
+
+
 def prepared(framework: str, name: str, batch: int, device: str, what: str) -> Callable[[], Any]:
-    """For a memory measurement: one function, warmed up on a smaller batch of work."""
-    make = torch_calls if framework == "torch" else tensorflow_calls
-    base, calls = make(name, batch, device)
+    """For a memory measurement: one function, ready to be called."""
+    base, calls = made(framework, name, batch, device)
     if framework == "tensorflow":  # tracing is paid once and is not what is measured
         (base if what == "input gradient" else calls[what])()
     return base if what == "input gradient" else calls[what]
@@ -110,9 +146,8 @@ def prepared(framework: str, name: str, batch: int, device: str, what: str) -> C
 def measure(
     framework: str, name: str, batch: int, arguments: argparse.Namespace
 ) -> list[tuple[str, ...]]:
-    make = torch_calls if framework == "torch" else tensorflow_calls
-    base, calls = make(name, batch, arguments.device)
-    if arguments.peers and framework == "torch":
+    base, calls = made(framework, name, batch, arguments.device)
+    if arguments.peers and name in nets.TORCH:
         calls |= peers.calls(name, batch, arguments.device)
     times = timing.ratios(base, calls, arguments.rounds)
     rows = []
@@ -178,7 +213,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--only", nargs="*", default=[*nets.TORCH, *nets.TENSORFLOW], help="models to measure"
+        "--only",
+        nargs="*",
+        default=[*nets.TORCH, *nets.TEXT, *nets.TENSORFLOW],
+        help="models to measure",
     )
     parser.add_argument("--batch", nargs="*", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=7)
@@ -197,7 +235,7 @@ def main() -> None:
         peers.fetch()
     rows: list[tuple[str, ...]] = []
     for name in arguments.only:
-        framework = "torch" if name in nets.TORCH else "tensorflow"
+        framework = "tensorflow" if name in nets.TENSORFLOW else "torch"
         for batch in arguments.batch:
             rows += measure(framework, name, batch, arguments)
     text = "\n\n".join([machine() + ". " + import_time() + ".", table(rows)])

@@ -10,9 +10,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-__all__ = ["TENSORFLOW", "TORCH", "keras_net", "picture", "torch_net"]
+__all__ = ["TENSORFLOW", "TEXT", "TORCH", "bert", "keras_net", "picture", "torch_net"]
 
 TORCH = ("resnet50", "vgg16", "vit_b_16")
+TEXT = ("bert_base",)
 TENSORFLOW = ("ResNet50",)
 
 
@@ -44,6 +45,20 @@ def torch_net(name: str) -> Any:
     if name.startswith("vit"):  # its head starts at zero, so its gradient would be zero
         torch.nn.init.normal_(model.heads.head.weight, 0, 0.02)
     return model
+
+
+def bert(batch: int, tokens: int = 128) -> tuple[Any, Any]:
+    """BERT-base with a head for two classes, and a batch of token ids."""
+    import torch
+
+    from support import import_torchvision
+
+    import_torchvision()  # which transformers reads, and which needs help to load here
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(num_labels=2)).eval()
+    return model, torch.randint(1000, 30000, (batch, tokens))
 
 
 def keras_net(name: str) -> Any:
