@@ -300,3 +300,19 @@ def test_a_freed_tape_holds_nothing():
         node.pull(x)
     with pytest.raises(RuntimeError, match="cannot be run again"):
         node.call()
+
+
+def test_a_folded_pair_keeps_its_weights_no_longer_than_it_is_walked():
+    """Else a walk over a whole net would hold all of its weights a second time."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.BatchNorm2d(2)).eval()
+    x = torch.randn(1, 1, 5, 5)
+    framework = find(net, x)
+    tape = framework.record(net, gather(framework, net, x), fold=True)
+    node = tape.nodes[-1]
+    assert list(node.params) == ["weight", "bias"] and "shift" not in node.params
+    first = node.params["weight"]
+    assert node.params["weight"] is first
+    node.free()
+    assert node.params["weight"] is not first
+    assert torch.equal(node.params["weight"], first)
+    tape.free()

@@ -161,6 +161,8 @@ class Node:
         """Give back the memory that the op held for its backward pass."""
         if self._free is not None:
             self._free()
+        if isinstance(self.params, Lazy):
+            self.params.forget()
         self._pull = self._call = self._free = self._way_back = None
         self.parts = ()
 
@@ -196,6 +198,10 @@ class Lazy(Mapping[str, Array]):
         if name not in self._made:
             self._made[name] = self._makers[name]()
         return self._made[name]
+
+    def forget(self) -> None:
+        """Let go of what was made; it is made anew if it is asked for again."""
+        self._made.clear()
 
 
 def shown(value: Value) -> str:
