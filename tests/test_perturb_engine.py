@@ -268,6 +268,10 @@ def test_ctrl_c_leaves_what_was_finished() -> None:
             torch.testing.assert_close(error.arrays["input"], whole[:3], atol=1e-6, rtol=1e-6)
         else:
             np.testing.assert_allclose(error.arrays["scores"], scores[:3], atol=1e-6)
+        stops.left = 0
+        with pytest.raises(Interrupted, match=r"interrupted after 0 of 35") as caught:
+            getattr(engine, run)(noisy())
+        assert caught.value.samples.tolist() == []
         stops.left = 10**6
 
 

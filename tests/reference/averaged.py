@@ -59,14 +59,13 @@ def refined(
 
     Looks are added until |sum - (f(x) - f(x0))| is small enough: each round halves the parts
     between looks where f changes most against what the looks on both sides say, half of all such
-    differences taken together. Returns the attribution and how many looks it is of.
+    differences taken together, and those that are as large to a thousandth. Returns the attribution
+    and how many looks it is of.
     """
     places, weights = summation(rule, steps)
     # A look: where it is, and from where to where it counts.
     stops = np.cumsum(weights)
-    ways = [
-        [[t, b - w, b] for t, w, b in zip(places, weights, stops, strict=True)] for _ in starts
-    ]
+    ways = [[[t, b - w, b] for t, w, b in zip(places, weights, stops, strict=True)] for _ in starts]
     change = f(x) - sum(f(x0) for x0 in starts) / len(starts)
     while True:
         parts = []
@@ -84,8 +83,13 @@ def refined(
         if abs(sum(p[0] for p in parts)) / len(starts) <= gap * abs(change):
             break
         parts.sort(key=lambda p: -abs(p[0]))
-        enough, so_far = sum(abs(p[0]) for p in parts) / 2, 0.0
+        enough, so_far, last = sum(abs(p[0]) for p in parts) / 2, 0.0, np.inf
         for off, number, middle in parts:
+            if so_far >= enough and abs(off) < 0.999 * last:
+                break
+            if so_far < enough:
+                last = abs(off)
+            so_far += abs(off)
             looks = ways[number]
             k = sum(t < middle for t, _, _ in looks)
             if k > 0:
@@ -94,9 +98,6 @@ def refined(
                 looks[k][1] = (middle + looks[k][0]) / 2
             left = looks[k - 1][2] if k > 0 else 0.0
             looks.insert(k, [middle, left, looks[k][1] if k < len(looks) else 1.0])
-            so_far += abs(off)
-            if so_far >= enough:
-                break
     total = np.zeros_like(x)
     for x0, looks in zip(starts, ways, strict=True):
         for t, left, right in looks:

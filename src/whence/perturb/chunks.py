@@ -36,14 +36,17 @@ class Chunk:
     """Some consecutive rows of the line of draws, and helpers to make their inputs.
 
     sample, draw: (rows,) whole numbers, NumPy. real: how many rows count; the rest fill up the
-    shape and repeat the last real one.
+    shape and repeat the last real one. item: (rows,), which of the plan's samples a row is of;
+    by default all of the batch are.
     """
 
     def __init__(
-        self, sample: np.ndarray, draw: np.ndarray, real: int, seeds: Seeds, varied: Varied
-    ) -> None:
+        self, sample: np.ndarray, draw: np.ndarray, real: int, seeds: Seeds, varied: Varied,
+        item: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         self.sample = sample
         self.draw = draw
+        self.item = sample if item is None else item
         self.real = real
         self.seeds = seeds
         self.xp: Functions = varied.xp
@@ -73,7 +76,11 @@ class Chunk:
         if self.single and not own:
             one = array[int(self.sample[0]) : int(self.sample[0]) + 1]
             return self.xp.broadcast_to(one, (len(self), *self.xp.shape(array)[1:]))
-        return self.xp.take(array, self.xp.asarray(self.sample, like=self.like_index(array)), 0)
+        return self.take_at(array, self.sample)
+
+    def take_at(self, array: Array, places: np.ndarray) -> Array:
+        """The framework's ``array[places]``."""
+        return self.xp.take(array, self.xp.asarray(places, like=self.like_index(array)), 0)
 
     def like_index(self, array: Array) -> Array | None:
         """What places an index beside an array: on its device, in its own whole-number type."""

@@ -55,7 +55,8 @@ class Plan:
     """What to vary, and how many times.
 
     draws: calls a sample. make: the varied arrays of a chunk's rows. samples: which samples, by
-    place in the batch; None for all. label: words for the progress bar.
+    place in the batch; None for all. label: words for the progress bar. uneven: how many draws each
+    of the samples has, 1 to ``draws``, where not all have as many; for sums alone.
     Raises OptionError for fewer than one draw.
     """
 
@@ -65,12 +66,18 @@ class Plan:
     label: str = "model calls"
     show: bool | None = None
     """Whether this run may show progress; False for one of many short ones."""
+    uneven: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.draws, bool) or not isinstance(self.draws, (int, np.integer)):
             raise OptionError(f"the number of draws is a whole number; got {self.draws!r}")
         if self.draws < 1:
             raise OptionError(f"at least one draw a sample is needed; got {self.draws}")
+
+    def ends(self, samples: int) -> np.ndarray:
+        """Where the draws of each of the samples end on the line, (samples,)."""
+        each = np.full(samples, self.draws) if self.uneven is None else self.uneven
+        return np.cumsum(each)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -155,7 +162,8 @@ class Engine:
 
         def partial() -> tuple[np.ndarray, dict[str, Any]]:
             whole = place // plan.draws
-            return samples[:whole], {"scores": scores[: whole * plan.draws].reshape(whole, -1)}
+            finished = scores[: whole * plan.draws].reshape(whole, plan.draws)
+            return samples[:whole], {"scores": finished}
 
         self._run(plan, samples, step, partial, "forward")
         return scores.reshape(len(samples), plan.draws)
@@ -194,7 +202,7 @@ class Engine:
         step: from a chunk to {name: (rows, ...)}; ``varied`` gives it the chunk's inputs.
         """
         samples = self._samples(plan)
-        sums = Sums(self.xp, plan.draws)
+        sums = Sums(self.xp, plan.draws, None if plan.uneven is None else plan.ends(len(samples)))
 
         def add(chunk: Chunk) -> None:
             found = step(chunk)
@@ -205,7 +213,7 @@ class Engine:
 
         def partial() -> tuple[np.ndarray, dict[str, Any]]:
             arrays = sums.finished()
-            return samples[: sums.done // plan.draws], arrays
+            return samples[: sums.finished_samples], arrays
 
         self._run(plan, samples, add, partial, kind)
         return sums.finished()
@@ -249,18 +257,20 @@ class Engine:
         kind: str,
     ) -> None:
         """Walk along the line of draws, a chunk a call; halve the chunk where it does not fit."""
-        total = len(samples) * plan.draws
+        ends = plan.ends(len(samples))
+        total = int(ends[-1]) if len(ends) else 0
         if total == 0:
             return
-        place, size = 0, first_size(self.caller, total, self.rows, kind)
+        few = plan.uneven is not None
+        place, size = 0, first_size(self.caller, total, self.rows, kind, few=few)
         fixed = self.framework.name != "torch"  # a shape is a graph to be compiled
         with Progress(plan.label, total, self.show if plan.show is None else plan.show) as progress:
             while place < total:
                 real = min(size, total - place)
                 line = np.minimum(np.arange(place, place + (size if fixed else real)), total - 1)
-                chunk = Chunk(
-                    samples[line // plan.draws], line % plan.draws, real, self.seeds, self.caller
-                )
+                item = np.searchsorted(ends, line, side="right")
+                draw = line - np.where(item > 0, ends[item - 1], 0)
+                chunk = Chunk(samples[item], draw, real, self.seeds, self.caller, item)
                 failed: BaseException | None = None
                 try:
                     step(chunk)

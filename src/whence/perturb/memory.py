@@ -26,11 +26,15 @@ _WORKED: weakref.WeakKeyDictionary[Any, dict[Any, int]] = weakref.WeakKeyDiction
 _LOCK = threading.Lock()
 
 
-def first_size(caller: Caller, total: int, rows: int | None, kind: str) -> int:
+def first_size(
+    caller: Caller, total: int, rows: int | None, kind: str, *, few: bool = False
+) -> int:
     """How many rows to begin with: what worked before, else what should fit the memory.
 
     The line is cut into equal parts, so that the last chunk is not a small rest; or into powers of
     two, where the framework compiles a graph for each size.
+
+    few: the total is one of many different ones, so that it is no size worth a graph of its own.
     """
     most = rows
     if most is None:
@@ -41,7 +45,8 @@ def first_size(caller: Caller, total: int, rows: int | None, kind: str) -> int:
     most = min(most, total)
     if caller.framework.name != "torch":
         # Each size is a graph to be compiled, so few sizes are used.
-        return most if most == total or rows is not None else 2 ** int(math.log2(most))
+        own = not few and (most == total or rows is not None)
+        return most if own else 2 ** int(math.log2(most))
     return -(-total // -(-total // most))
 
 

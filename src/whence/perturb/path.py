@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,12 +20,15 @@ from .chunks import Chunk
 from .engine import Engine, Plan
 from .quadrature import quadrature
 
-__all__ = ["Integral", "Path", "Straight", "idgi", "integrate", "refined", "rounding", "step_sums"]
+__all__ = [
+    "MOST_STEPS", "Integral", "Path", "Straight", "gaps", "idgi", "integrate", "refined",
+    "rounding", "rows_replaced", "step_sums", "wide",
+]  # fmt: skip
 
 Arrays = dict[str, Array]
 
 MOST_STEPS = 2048
-"""Where doubling ends."""
+"""Where more steps end."""
 
 
 class Path(Protocol):
@@ -57,16 +61,26 @@ class Straight:
         return int(next(iter(self.start.values())).shape[0])
 
     def _ends(self, chunk: Chunk, name: str, which: np.ndarray) -> tuple[Array, Array]:
-        """(x0, x - x0) of each row; an element of x that is no number stays where it is."""
+        """(x0, x - x0) of each row."""
         xp = self.engine.xp
-        x, start = chunk.x(name), self.start[name]
-        shape = xp.shape(start)
         if self.count == 1:
-            x0 = chunk.take(start[0]) if shape[1] > 1 else start[0]
-        else:
-            flat = xp.reshape(start, (shape[0] * shape[1], *shape[2:]))
-            place = which * shape[1] + (chunk.sample if shape[1] > 1 else 0)
-            x0 = xp.take(flat, xp.asarray(place, like=chunk.like_index(flat)), 0)
+            x0, way = self._single[name]
+            return chunk.take(x0), chunk.take(way)
+        start = self.start[name]
+        shape = xp.shape(start)
+        flat = xp.reshape(start, (shape[0] * shape[1], *shape[2:]))
+        place = which * shape[1] + (chunk.sample if shape[1] > 1 else 0)
+        return self._led(chunk.x(name), chunk.take_at(flat, place))
+
+    @cached_property
+    def _single(self) -> dict[str, tuple[Array, Array]]:
+        """(x0, x - x0) of each sample, (batch, ...), where there is one baseline."""
+        places = self.engine.places
+        return {k: self._led(places[k], start[0]) for k, start in self.start.items()}
+
+    def _led(self, x: Array, x0: Array) -> tuple[Array, Array]:
+        """(x0, x - x0); an element of x that is no number stays where it is."""
+        xp = self.engine.xp
         good = xp.isfinite(x)
         x0 = xp.broadcast_to(x0, xp.shape(x))
         return xp.where(good, x0, x), xp.where(good, x - x0, xp.zeros_like(x))
@@ -88,11 +102,13 @@ class Straight:
 class Integral:
     """Sums along a path, for some samples.
 
-    attribution: {place: (samples, ...)}. steps: how many were taken for each sample.
+    attribution: {place: (samples, ...)}. steps: how many were taken for each sample. missed:
+    whether the gap is larger than was asked for, (samples,), at the end of what is tried.
     """
 
     attribution: Arrays
     steps: np.ndarray
+    missed: np.ndarray
 
 
 def _split(chunk: Chunk, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -203,17 +219,22 @@ def refined(
     found = compute(steps, np.arange(batch))
     taken = np.full(batch, steps)
     if tolerance is None:
-        return Integral(found, taken)
+        return Integral(found, taken, np.zeros(batch, bool))
     if not 0 < tolerance < float("inf"):
         raise OptionError(f"tolerance is a number above 0, or None; got {tolerance!r}")
     left = np.flatnonzero(_above(xp, found, change, tolerance, floor))
     while len(left) and steps * 2 <= most:
         steps *= 2
         better = compute(steps, left)
-        found = {k: _replaced(xp, a, better[k], left) for k, a in found.items() if k in better}
+        found = {k: rows_replaced(xp, a, better[k], left) for k, a in found.items() if k in better}
         taken[left] = steps
         left = left[_above(xp, better, change[left], tolerance, floor[left])]
-    return Integral(found, taken)
+    return Integral(found, taken, np.isin(np.arange(batch), left))
+
+
+def wide(xp: Any, array: Array) -> Array:
+    """In single precision at least."""
+    return xp.cast(array, "float32") if xp.dtype(array) in ("float16", "bfloat16") else array
 
 
 def rounding(dtype: str) -> float:
@@ -241,7 +262,7 @@ def gaps(xp: Any, attribution: Arrays, change: np.ndarray) -> np.ndarray:
         return np.where(off == 0, 0.0, off / np.abs(change))
 
 
-def _replaced(xp: Any, array: Array, better: Array, places: np.ndarray) -> Array:
+def rows_replaced(xp: Any, array: Array, better: Array, places: np.ndarray) -> Array:
     """``array`` with the rows at ``places`` from ``better``."""
     order = np.arange(xp.shape(array)[0])
     order[places] = len(order) + np.arange(len(places))
