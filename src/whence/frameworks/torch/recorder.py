@@ -224,13 +224,15 @@ class Recorder(TorchFunctionMode):
             args, kwargs = rebuild(flat, spec)
         if name in LEARNS and kinded.kind is Op.NORM:
             func = partial(without_learning, func)
-        with torch.set_grad_enabled(not closed_form(kinded, name, leaves)):
+        closed = closed_form(kinded, name, leaves)
+        with torch.set_grad_enabled(not closed):
             out = func(*args, **kwargs)
         aliases = {id(flat[i]): given[i] for i in places}
         if id(out) in aliases:  # dropout at inference, contiguous: the same tensor
             return aliases[id(out)]
         rerun = Rerun(func, flat, spec, places, kinded)
-        return self._record(kinded, name, out, leaves, [tracks[i] for i in places], rerun, aliases)
+        into = [tracks[i] for i in places]
+        return self._record(kinded, name, out, leaves, into, rerun, aliases, closed)
 
     def _kept(self, constant: Tensor) -> Tensor:
         """A constant that a node will hold on to: nobody may write to it from here on."""
@@ -259,16 +261,15 @@ class Recorder(TorchFunctionMode):
         if any(out is leaf for leaf in leaves):
             return next(t for t, leaf in zip(into, leaves, strict=True) if out is leaf)
         rerun = Rerun(function, flat, (len(flat), (), ()), places, kinded)
-        tensor = self._record(kinded, name, out, leaves, into, rerun, {})
+        tensor = self._record(kinded, name, out, leaves, into, rerun, {}, closed)
         track = self._memory.find(tensor)
         return Track(out) if track is None else Track(track.content, track.value)
 
     def _record(
         self, kinded: Kinded, name: str, out: Any, leaves: list[Tensor], into: list[Track],
-        rerun: Rerun, aliases: dict[int, Tensor],
+        rerun: Rerun, aliases: dict[int, Tensor], closed: bool,
     ) -> Any:  # fmt: skip
         items, put_back = tensors_in(out)
-        closed = closed_form(kinded, name, leaves)
         reached = [
             isinstance(o, Tensor)
             and (o.grad_fn is not None or (closed and not i))
