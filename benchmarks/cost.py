@@ -28,6 +28,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "lrp epsilon, no ledger": ("lrp", {"composite": "epsilon", "ledger": False}),
     "lrp epsilon-plus-flat": ("lrp", {"composite": "epsilon-plus-flat"}),
     "lrp gamma": ("lrp", {"composite": "gamma"}),
+    "lrp epsilon-gamma-box": ("lrp", {"composite": "epsilon-gamma-box", "low": -6.0, "high": 6.0}),
     "lrp epsilon-alpha2-beta1": ("lrp", {"composite": "epsilon-alpha2-beta1"}),
     "lrp attn-lrp": ("lrp", {"composite": "attn-lrp"}),
     "deeplift": ("deeplift", {}),

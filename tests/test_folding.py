@@ -43,6 +43,7 @@ def head(channels, size):
 
 AFTER = {
     "conv2d": (lambda: nn.Conv2d(4, 6, 3, padding=1, stride=2), nn.BatchNorm2d, (4, 6, 5), 9),
+    "lighter than its output": (lambda: nn.Conv2d(4, 6, 3), nn.BatchNorm2d, (4, 9, 8), 42),
     "depthwise": (lambda: nn.Conv2d(6, 6, 3, groups=6, bias=False), nn.BatchNorm2d, (6, 5, 5), 9),
     "grouped": (lambda: nn.Conv2d(4, 6, 2, groups=2), nn.BatchNorm2d, (4, 3, 3), 4),
     "conv1d": (lambda: nn.Conv1d(4, 6, 3, dilation=2), nn.BatchNorm1d, (4, 7), 3),

@@ -5,8 +5,9 @@ Relevance rules then see the one affine map that the pair is. The tape changes, 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,6 +88,8 @@ def _joined(first: Node, second: Node) -> Node:
         lambda cotangent: pulls[0](*pulls[1](cotangent)),  # type: ignore[misc]
         any_batch=all(getattr(p, "any_batch", False) for p in pulls),
     )
+    if first._way_back and _lighter(first, scale):
+        pull = ClosedPull(_through_weight(params, first), any_batch=True)
 
     def call(x: Any, **changed: Any) -> Any:
         if not changed:
@@ -103,6 +106,21 @@ def _joined(first: Node, second: Node) -> Node:
     for value in second.out:
         value.node = node
     return node
+
+
+def _lighter(first: Node, scale: Any) -> bool:
+    """Whether rescaling its weight takes less than rescaling a sample of its output."""
+    weight = first.params["weight"]
+    if isinstance(scale, torch.Tensor) and scale.dtype != weight.dtype:
+        return False
+    return bool(weight.numel() < math.prod(first.out[0].shape[1:]))
+
+
+def _through_weight(params: Mapping[str, Any], first: Node) -> Callable[[Any], tuple[Any, ...]]:
+    """The way back through the rescaled weight."""
+    back: Any = first._way_back
+    like = torch.empty(first.into[0].shape, device="meta")
+    return lambda cotangent: back(params["weight"], like)(cotangent)
 
 
 def _composed(params: Mapping[str, Any], scale: Any, shift: Any) -> dict[str, Any]:
