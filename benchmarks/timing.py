@@ -83,7 +83,7 @@ def _measure(
 
 
 def _give_back() -> None:
-    """Return what was freed to the system, or a call would be served from it and seem to need none."""
+    """Return what was freed to the system: a call served from it would seem to need none."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
     if trim is not None:
