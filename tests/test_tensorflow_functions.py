@@ -92,3 +92,18 @@ def test_the_way_back_can_be_gone_twice():
         np.testing.assert_allclose(right, factor * A)
     _, nowhere = xp.vjp(lambda a: tf.stop_gradient(a), [tf.constant(A)])
     np.testing.assert_array_equal(nowhere(tf.ones_like(output))[0], np.zeros_like(A))
+
+
+def test_what_comes_after_waits():
+    @tf.function
+    def traced(x, y):
+        with xp.after((x,)):
+            inside = tf.exp(y, name="inside")
+        return tf.exp(inside, name="outside")
+
+    graph = traced.get_concrete_function(tf.ones(2), tf.ones(2)).graph
+    waits_for = {
+        name: [op.name for op in graph.get_operation_by_name(name).control_inputs]
+        for name in ("inside", "outside")
+    }
+    assert waits_for == {"inside": ["x"], "outside": []}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,6 +71,13 @@ class Functions(Protocol):
 
     def scaled(self, array: Array, factor: Array) -> Array:
         """Array * factor, where ``array`` is not needed any more and may be written to."""
+        ...
+
+    def after(self, arrays: Sequence[Array]) -> AbstractContextManager[Any]:
+        """What is computed inside waits for these arrays.
+
+        A graph would else begin as early as it can, and hold the results till they are needed.
+        """
         ...
 
     def vjp(

@@ -133,7 +133,9 @@ def walk(
         if rule is not None and any(v in arrived for v in node.results):
             incoming = [arrived.get(v) for v in node.results]
             relevance = _complete(node, incoming)
-            found = rule(node, relevance[0] if len(relevance) == 1 else relevance)
+            xp: Any = node.xp
+            with xp.after(relevance):
+                found = rule(node, relevance[0] if len(relevance) == 1 else relevance)
             parts = found.parts if isinstance(found, Split) else found
             if ledger:
                 rows.append(_row(node, rule, incoming, found, places, samples, leading, sums))

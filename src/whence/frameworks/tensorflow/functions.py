@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,10 @@ class TensorFlowFunctions:
     def matmul(self, a: Array, b: Array) -> Array:
         """The matrix product of the last two axes."""
         return tf.matmul(a, b)
+
+    def after(self, arrays: Sequence[Array]) -> AbstractContextManager[Any]:
+        """What a graph computes inside starts when these are there."""
+        return tf.control_dependencies(list(arrays))
 
     def vjp(
         self, function: Callable[..., Array], inputs: Sequence[Array]

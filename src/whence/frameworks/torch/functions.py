@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -139,6 +140,9 @@ class TorchFunctions:
         if array.requires_grad or array.dtype != factor.dtype or array.shape != factor.shape:
             return array * factor
         return array.mul_(factor.detach())
+
+    def after(self, arrays: Sequence[Tensor]) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     def vjp(
         self, function: Callable[..., Tensor], inputs: Sequence[Tensor]
