@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import agreement
 import nets
 import peers
 import timing
@@ -187,8 +188,7 @@ def table(rows: list[tuple[str, ...]]) -> str:
         "time",
         "peak memory / input gradient",
     )
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return agreement.table(head, rows)
 
 
 def import_time() -> str:
@@ -235,7 +235,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.peers:
-        peers.fetch()
+        peers.fetch_all()
     rows: list[tuple[str, ...]] = []
     for name in arguments.only:
         framework = "tensorflow" if name in nets.TENSORFLOW else "torch"

@@ -9,8 +9,6 @@ python benchmarks/many.py --quick             # small sizes: that it runs, not h
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ import cost
 import many_forward
 import many_gradients
 import nets
+import peers
 import timing
 
 PEERS = (
@@ -30,19 +29,6 @@ PEERS = (
 """What is fetched for the run, each with what it needs besides what is here."""
 
 HEAD = ("model", "batch", "method", "who", "time / bare calls", "time", "their time / ours")
-
-
-def fetch() -> list[str]:
-    """Install the peers into a folder of the run's own; what could not be had."""
-    folder = tempfile.mkdtemp(prefix="whence-peers-")
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder]
-    failed = []
-    for packages in PEERS:
-        done = subprocess.run([*pip, *packages], capture_output=True, check=False)
-        if done.returncode:
-            failed.append(f"{packages[0]} could not be fetched and is left out.")
-    sys.path.append(folder)
-    return failed
 
 
 def timed(
@@ -248,7 +234,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.rounds is None:
         options.rounds = 1 if options.quick else 3
-    parts = [cost.machine() + ".", *fetch()]
+    missing = [f"{name} could not be fetched and is left out." for name in peers.fetch(*PEERS)]
+    parts = [cost.machine() + ".", *missing]
     for name in options.only:
         title, make = SECTIONS[name]
         parts.append(f"### {title}\n\n{make(options)}")

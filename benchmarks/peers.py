@@ -13,13 +13,13 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import nets
 
-__all__ = ["NAMES", "calls", "differences", "fetch"]
+__all__ = ["NAMES", "calls", "differences", "fetch", "fetch_all"]
 
 NAMES = (
     "captum Saliency", "captum GuidedBackprop", "captum Deconvolution", "zennit Gradient",
@@ -27,12 +27,21 @@ NAMES = (
 )  # fmt: skip
 
 
-def fetch() -> None:
-    """Install the peers beside the environment, without their dependencies (torch is here)."""
+def fetch(*wanted: Sequence[str]) -> list[str]:
+    """Install groups of packages beside the environment; which groups could not be had.
+
+    Without their dependencies: torch is here.
+    """
     folder = tempfile.mkdtemp(prefix="whence-peers-")
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder]
-    subprocess.run([*pip, "captum", "zennit"], check=True)
     sys.path.append(folder)
+    return [group[0] for group in wanted if subprocess.run([*pip, *group], check=False).returncode]
+
+
+def fetch_all() -> None:
+    """Captum and zennit, without which there is nothing to compare."""
+    if missing := fetch(["captum"], ["zennit"]):
+        sys.exit(f"could not be fetched: {', '.join(missing)}")
 
 
 def _canonizers(name: str) -> list[Any]:
@@ -158,7 +167,7 @@ def main() -> None:
     arguments = parser.parse_args()
     import cost  # it imports this file
 
-    fetch()
+    fetch_all()
     text = differences()
     print(text)
     if arguments.write:

@@ -84,12 +84,13 @@ def _joined(first: Node, second: Node) -> Node:
         if first.attrs.get("offset") is None and shift is None:
             attrs.pop("offset")
 
-    pull = ClosedPull(
-        lambda cotangent: pulls[0](*pulls[1](cotangent)),  # type: ignore[misc]
-        any_batch=all(getattr(p, "any_batch", False) for p in pulls),
-    )
     if first._way_back and _lighter(first, scale):
         pull = ClosedPull(_through_weight(params, first), any_batch=True)
+    else:
+        pull = ClosedPull(
+            lambda cotangent: pulls[0](*pulls[1](cotangent)),  # type: ignore[misc]
+            any_batch=all(getattr(p, "any_batch", False) for p in pulls),
+        )
 
     def call(x: Any, **changed: Any) -> Any:
         if not changed:
